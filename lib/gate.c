@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * gate.c - hold every write to the device under test for as long as a test wants.
+ *
+ * The image under test is a file on an outer filesystem. While that one is frozen (FIFREEZE,
+ * ioctl_fsfreeze: freeze_super() in fs/super.c) the loop driver's writes to the file sleep in
+ * sb_start_write(), so a direct write of the inner filesystem is in flight as a fact. The loop
+ * driver serves its queue in order: reads behind a held write wait too, so metadata a call needs
+ * must be in memory before the gate is shut (make the call once, with nothing in flight).
+ *
+ * Only the guardian freezes and thaws: a process of its own session, adopted by init, that
+ * thaws and ends as soon as the test's parent is gone, however that died. It is also who opens
+ * the gate while the test's own task sleeps in the call under test.
+ */
+#include "internal.h"
+
+#include <linux/fs.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+
+/* A caller asleep this long without a step is where it is going to stay. */
+#define SETTLED (10 * RW_MS)
+/* Asleep, but not in the drain: a slow allocation or a starved worker may yet let it go on. */
+#define SETTLED_ELSEWHERE (1000 * RW_MS)
+/* The gate is opened in any case after this long: what then still hangs is for the watchdog. */
+#define LONGEST_SHUT (5000 * RW_MS)
+
+static char device[64], inflight_path[160];
+static int life_pipe = -1;
+
+void rw_device_find(const char *dir)
+{
+	char link[128], target[512];
+	struct stat st;
+	ssize_t n;
+
+	if (stat(dir, &st))
+		return;
+	snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(st.st_dev), minor(st.st_dev));
+	n = readlink(link, target, sizeof(target) - 1);
+	if (n < 0)
+		return; /* btrfs, overlay, network: no block device of its own */
+	target[n] = '\0';
+	snprintf(device, sizeof(device), "%.60s", strrchr(target, '/') + 1);
+	snprintf(inflight_path, sizeof(inflight_path), "%s/inflight", link);
+}
+
+const char *rw_device_name(void)
+{
+	return device;
+}
+
+int rw_device_in_flight(unsigned int *writes)
+{
+	unsigned int r, w;
+	char buf[64];
+
+	if (!inflight_path[0] || rw_slurp(inflight_path, buf, sizeof(buf)) < 0 ||
+	    sscanf(buf, "%u %u", &r, &w) != 2)
+		return -1;
+	if (writes)
+		*writes = w;
+	return (int)(r + w);
+}
+
+/* ---- the guardian ---------------------------------------------------------------------------------- */
+
+/* Functions that mean "waiting for direct I/O, or for the lock its writer holds". */
+static bool in_drain(const char *stack)
+{
+	static const char *const drains[] = { "inode_dio_wait", "rwsem_down_write_slowpath",
+					      "rwsem_down_read_slowpath", "__inode_dio_wait" };
+
+	for (size_t i = 0; i < RW_ARRAY_SIZE(drains); i++)
+		if (strstr(stack, drains[i]))
+			return true;
+	return false;
+}
+
+static const struct rw_task *the_caller(const struct rw_task *t, unsigned int n)
+{
+	pid_t caller = atomic_load(&rw_shared->caller);
+
+	for (unsigned int i = 0; i < n; i++)
+		if (t[i].tid == caller)
+			return &t[i];
+	return NULL;
+}
+
+/* Is it time to open? Fills blocked_in from the caller's stack. */
+static bool settled(struct rw_quiet *q, bool stacks)
+{
+	static struct rw_task t[RW_MAX_TASKS];
+	unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, stacks);
+	const struct rw_task *caller;
+	uint64_t quiet;
+
+	rw_look_quiet(q, t, n, 0);
+	if (!q->since)
+		return false;
+	quiet = rw_now_ns() - q->since;
+	if (quiet < SETTLED)
+		return false;
+	if (!stacks || !atomic_load(&rw_shared->caller))
+		return quiet >= 2 * SETTLED;
+	caller = the_caller(t, n);
+	if (caller) {
+		memcpy(rw_shared->blocked_in, caller->stack, sizeof(rw_shared->blocked_in));
+		atomic_store(&rw_shared->blocked_seen, 1);
+		if (in_drain(caller->stack))
+			return true;
+	}
+	return quiet >= SETTLED_ELSEWHERE;
+}
+
+static void set_state(enum rw_gate_state state)
+{
+	atomic_store(&rw_shared->gate_state, state);
+	rw_futex_wake(&rw_shared->gate_state);
+}
+
+static void thaw(int fd)
+{
+	atomic_store(&rw_shared->opening_at, rw_now_ns());
+	while (ioctl(fd, FITHAW, 0) && errno == EINTR)
+		;
+	set_state(RW_GATE_OPEN);
+}
+
+static bool parent_alive(int life)
+{
+	struct pollfd p = { .fd = life, .events = POLLIN };
+
+	return poll(&p, 1, 0) == 0;
+}
+
+static void guard(int fd, int life)
+{
+	bool stacks = rw_stack_readable(), shut = false;
+	struct rw_quiet q = { 0, 0 };
+	uint64_t shut_at = 0;
+
+	while (parent_alive(life)) {
+		uint32_t order = atomic_load(&rw_shared->gate_order);
+
+		switch ((enum rw_gate_order)order) {
+		case RW_GATE_IDLE:
+			/* Bounded, because the parent's death does not wake a futex. */
+			rw_futex_wait(&rw_shared->gate_order, order, shut ? 20 : 200);
+			continue;
+		case RW_GATE_DO_SHUT:
+			atomic_store(&rw_shared->gate_error, 0);
+			atomic_store(&rw_shared->blocked_seen, 0);
+			rw_shared->blocked_in[0] = '\0';
+			if (!shut && ioctl(fd, FIFREEZE, 0)) {
+				atomic_store(&rw_shared->gate_error, errno ? errno : EIO);
+				set_state(RW_GATE_OPEN);
+			} else {
+				shut = true;
+				shut_at = rw_now_ns();
+				atomic_store(&rw_shared->opening_at, 0);
+				set_state(RW_GATE_SHUT);
+			}
+			break;
+		case RW_GATE_OPEN_WHEN_BLOCKED:
+			if (shut && rw_now_ns() - shut_at < LONGEST_SHUT &&
+			    !settled(&q, stacks)) {
+				rw_futex_wait(&rw_shared->gate_order, order, 3);
+				continue;
+			}
+			/* fall through */
+		case RW_GATE_DO_OPEN:
+			if (shut)
+				thaw(fd);
+			shut = false;
+			break;
+		}
+		q.since = 0;
+		/* Unless another order came meanwhile. */
+		atomic_compare_exchange_strong(&rw_shared->gate_order, &order, RW_GATE_IDLE);
+		rw_futex_wake(&rw_shared->gate_state);
+	}
+	if (shut)
+		thaw(fd);
+}
+
+/* ---- the parent's side ------------------------------------------------------------------------------- */
+
+static bool backs_device(const char *gate_dir, char *why, size_t len)
+{
+	char path[160], backing[4096];
+	struct stat gate, file, root;
+
+	snprintf(path, sizeof(path), "/sys/block/%.60s/loop/backing_file", device);
+	if (!device[0] || rw_slurp(path, backing, sizeof(backing)) < 0) {
+		snprintf(why, len, "the test directory is not on a loop device");
+		return false;
+	}
+	if (stat(gate_dir, &gate) || stat("/", &root)) {
+		snprintf(why, len, "%s", strerror(errno));
+		return false;
+	}
+	/* Freezing a filesystem that others use would hang them: only the image's own will do. */
+	if (stat(backing, &file) || file.st_dev != gate.st_dev || gate.st_dev == root.st_dev) {
+		snprintf(why, len, "%s, the image of /dev/%s, is not on that filesystem", backing,
+			 device);
+		return false;
+	}
+	return true;
+}
+
+int rw_gate_start(const char *gate_dir, char *why, size_t len)
+{
+	int fd, life[2];
+	pid_t pid;
+
+	if (!backs_device(gate_dir, why, len))
+		return -1;
+	fd = open(gate_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || pipe2(life, O_CLOEXEC)) {
+		snprintf(why, len, "%s", strerror(errno));
+		return -1;
+	}
+	pid = fork();
+	if (pid == 0) {
+		/* A second fork: its parent shall be init, not the test that may be killed. */
+		setsid();
+		if (fork())
+			_exit(0);
+		close(life[1]);
+		prctl(PR_SET_NAME, "rw-gate");
+		signal(SIGINT, SIG_IGN);
+		signal(SIGTERM, SIG_IGN);
+		signal(SIGHUP, SIG_IGN);
+		guard(fd, life[0]);
+		_exit(0);
+	}
+	close(fd);
+	close(life[0]);
+	life_pipe = life[1];
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+	return 0;
+}
+
+void rw_gate_stop(void)
+{
+	if (life_pipe < 0)
+		return;
+	rw_gate_open();
+	close(life_pipe);
+	life_pipe = -1;
+}
+
+void rw_gate_leave(void)
+{
+	if (life_pipe >= 0)
+		close(life_pipe);
+}
+
+bool rw_has_gate(void)
+{
+	return life_pipe >= 0;
+}
+
+void rw_gate_request(enum rw_gate_order order)
+{
+	atomic_store(&rw_shared->gate_order, order);
+	rw_futex_wake(&rw_shared->gate_order);
+}
+
+bool rw_gate_busy(void)
+{
+	return atomic_load(&rw_shared->gate_order) != RW_GATE_IDLE;
+}
+
+bool rw_gate_is_shut(void)
+{
+	return atomic_load(&rw_shared->gate_state) == RW_GATE_SHUT;
+}
+
+static bool wait_for(enum rw_gate_state state)
+{
+	uint64_t end = rw_now_ns() + (uint64_t)(60000 * rw_opt.timeout_scale) * RW_MS;
+	uint32_t now;
+
+	while ((now = atomic_load(&rw_shared->gate_state)) != state || rw_gate_busy()) {
+		if (atomic_load(&rw_shared->gate_error) || rw_now_ns() > end)
+			return false;
+		rw_futex_wait(&rw_shared->gate_state, now, now == state ? 1 : 100);
+	}
+	return true;
+}
+
+void rw_gate_shut(void)
+{
+	int fd;
+
+	if (!rw_has_gate())
+		rw_broken("rw_gate_shut() without a gate");
+	/* Leftovers of the journal would count as writes in flight. */
+	fd = (int)rw_set_up(open(rw_opt.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	rw_set_up(syncfs(fd));
+	close(fd);
+	rw_enter("shut the gate");
+	atomic_store(&rw_shared->gate_error, 0);
+	rw_gate_request(RW_GATE_DO_SHUT);
+	if (!wait_for(RW_GATE_SHUT))
+		rw_broken("the gate does not shut: FIFREEZE of the outer filesystem: %s",
+			  strerror(atomic_load(&rw_shared->gate_error)));
+	rw_progress();
+}
+
+void rw_gate_open(void)
+{
+	rw_gate_request(RW_GATE_DO_OPEN);
+	if (!wait_for(RW_GATE_OPEN))
+		rw_broken("the gate does not open");
+	rw_progress();
+}

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * held.c - make the call under test, by the ring's owner or by another task, with writes held by
+ * the gate or free-running, and judge the order in which things ended.
+ */
+#include "internal.h"
+
+#include <sched.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+const struct rw_who rw_whos[2] = { { "same", false }, { "other", true } };
+
+static pid_t my_tid(void)
+{
+	return (pid_t)syscall(SYS_gettid);
+}
+
+/* The kernel has the function: only then can its absence from a stack mean something. */
+static bool kernel_has_drain(void)
+{
+	static int known = -1;
+	char line[512];
+	FILE *f;
+
+	if (known >= 0)
+		return known;
+	known = 0;
+	f = rw_stack_readable() ? fopen("/proc/kallsyms", "re") : NULL;
+	while (f && !known && fgets(line, sizeof(line), f))
+		known = strstr(line, " inode_dio_wait\n") != NULL;
+	if (f)
+		fclose(f);
+	return known;
+}
+
+unsigned int rw_in_flight(unsigned int n)
+{
+	static struct rw_task t[RW_MAX_TASKS];
+	struct rw_quiet q = { 0, 0 };
+	uint64_t end = rw_now_ns() + 2000 * RW_MS;
+	unsigned int writes = 0;
+
+	rw_progress();
+	for (;;) {
+		if (rw_device_in_flight(&writes) < 0)
+			rw_broken("no count of the I/O in flight at /dev/%s", rw_device_name());
+		if (writes >= n)
+			break;
+		/* Workers may still be on their way; asleep, they wait for what is held. */
+		rw_look_quiet(&q, t, rw_tasks(getpid(), t, RW_MAX_TASKS, false), my_tid());
+		if ((q.since && rw_now_ns() - q.since > 20 * RW_MS) || rw_now_ns() > end)
+			break;
+		sched_yield();
+	}
+	atomic_fetch_add(writes ? &rw_shared->held : &rw_shared->not_held, 1);
+	return writes;
+}
+
+/* ---- in another task ---------------------------------------------------------------------------- */
+
+struct helper {
+	pid_t pid;
+	int slot;
+};
+
+static struct helper start_helper(void (*call)(const void *), const void *arg, bool is_caller)
+{
+	pid_t parent = getpid();
+	struct helper h;
+
+	h.slot = atomic_load(&rw_shared->n_helpers);
+	fflush(NULL);
+	h.pid = fork();
+	if (h.pid < 0)
+		rw_broken("fork: %s", strerror(errno));
+	if (!h.pid) {
+		rw_die_with(parent);
+		rw_child_signals();
+		if (is_caller)
+			atomic_store(&rw_shared->caller, my_tid());
+		call(arg);
+		_exit(0);
+	}
+	/* One slot is enough for helpers that come one after another. */
+	for (h.slot = 0; h.slot < RW_HELPERS; h.slot++) {
+		int none = 0;
+
+		if (atomic_compare_exchange_strong(&rw_shared->helpers[h.slot], &none, h.pid))
+			break;
+	}
+	if (h.slot == RW_HELPERS)
+		rw_broken("more than %d helpers", RW_HELPERS);
+	if (atomic_load(&rw_shared->n_helpers) <= h.slot)
+		atomic_store(&rw_shared->n_helpers, h.slot + 1);
+	return h;
+}
+
+static void join_helper(struct helper h)
+{
+	int status;
+
+	while (waitpid(h.pid, &status, 0) < 0)
+		if (errno != EINTR)
+			rw_broken("waitpid: %s", strerror(errno));
+	atomic_store(&rw_shared->helpers[h.slot], 0);
+	rw_progress();
+	if (atomic_load(&rw_shared->verdict))
+		_exit(0); /* the helper spoke */
+	if (WIFSIGNALED(status))
+		rw_fail("the other task was killed by signal %d (%s)", WTERMSIG(status),
+			strsignal(WTERMSIG(status)));
+	if (status)
+		rw_broken("the other task ended with status %#x", status);
+}
+
+void rw_by(const struct rw_who *who, void (*call)(const void *), const void *arg)
+{
+	if (who->other)
+		join_helper(start_helper(call, arg, false));
+	else
+		call(arg);
+}
+
+/* ---- with the gate shut --------------------------------------------------------------------------- */
+
+struct timed {
+	void (*call)(const void *);
+	const void *arg;
+	bool must_wait;
+};
+
+/* In the task that calls: did it come back before the writes could end? */
+static void timed_call(const void *p)
+{
+	const struct timed *t = p;
+	const char *what;
+
+	t->call(t->arg);
+	what = atomic_load(&rw_shared->calling);
+	if (t->must_wait && !atomic_load(&rw_shared->opening_at))
+		rw_fail("%s returned while a direct write submitted before it was in flight",
+			what ? what : "the call");
+}
+
+static void check_blocked(void)
+{
+	char where[512];
+	struct rw_task t = { 0 };
+
+	if (!atomic_load(&rw_shared->blocked_seen) || !kernel_has_drain())
+		return;
+	memcpy(t.stack, rw_shared->blocked_in, sizeof(t.stack));
+	if (strstr(t.stack, "dio_wait") || strstr(t.stack, "rwsem_down"))
+		return;
+	rw_where(&t, where, sizeof(where));
+	rw_fail("with direct writes in flight the call did not wait for them: it slept in %s", where);
+}
+
+void rw_held_by(const struct rw_who *who, void (*call)(const void *), const void *arg,
+		bool must_wait)
+{
+	struct timed t = { call, arg, must_wait };
+
+	atomic_store(&rw_shared->caller, who->other ? -1 : my_tid());
+	rw_gate_request(RW_GATE_OPEN_WHEN_BLOCKED);
+	if (who->other)
+		join_helper(start_helper(timed_call, &t, true));
+	else
+		timed_call(&t);
+	if (!atomic_load(&rw_shared->opening_at))
+		rw_gate_open();
+	if (must_wait)
+		check_blocked();
+}
+
+void rw_held_reap(struct rw_ring *ring)
+{
+	atomic_store(&rw_shared->caller, 0);
+	rw_gate_request(RW_GATE_OPEN_WHEN_BLOCKED);
+	rw_reap(ring);
+	if (rw_gate_busy() || rw_gate_is_shut())
+		rw_gate_open();
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/* internal.h - what the library's own files share. Tests do not include it. */
+#ifndef RW_INTERNAL_H
+#define RW_INTERNAL_H
+
+#include "ringwedge.h"
+
+#include <stdatomic.h>
+#include <sys/types.h>
+#include <time.h>
+
+#define RW_REASON 1024
+#define RW_STACK 2048
+#define RW_HELPERS 64
+
+/* ---- options (main.c) --------------------------------------------------------------------------- */
+
+struct rw_options {
+	const char *dir, *gate, *output, *journal, *config, *after;
+	const char *variants[64];
+	unsigned int n_variants, max_hangs;
+	uint64_t seed;
+	double timeout_scale;
+	bool ktap, quiet, die_with_parent;
+};
+extern struct rw_options rw_opt;
+
+/* ---- what the parent, the child, its helpers and the gate's guardian share (mmap) ------------- */
+
+enum rw_gate_state { RW_GATE_OPEN, RW_GATE_SHUT };
+enum rw_gate_order { RW_GATE_IDLE, RW_GATE_DO_SHUT, RW_GATE_DO_OPEN, RW_GATE_OPEN_WHEN_BLOCKED };
+
+struct rw_shared {
+	_Atomic uint32_t gate_order; /* futex; enum rw_gate_order; the guardian resets it */
+	_Atomic uint32_t gate_state; /* futex; enum rw_gate_state */
+	_Atomic int gate_error;	     /* errno of the last FIFREEZE */
+	_Atomic uint64_t opening_at; /* ns; the guardian is about to thaw; 0 while shut */
+	_Atomic int blocked_seen;    /* blocked_in is filled */
+	char blocked_in[RW_STACK];   /* the stack that was asleep when the guardian opened */
+
+	/* From here on it is the variant's own: zeroed before each. */
+	_Atomic uint64_t progress;	/* bumped at every call and completion */
+	_Atomic(const char *) calling; /* the last call announced, a static string */
+	_Atomic int in_call;
+
+	_Atomic int verdict; /* enum rw_verdict, set last */
+	_Atomic int reason_set;
+	char reason[RW_REASON];
+
+	_Atomic int n_helpers; /* tasks beside the child, by pid */
+	_Atomic int helpers[RW_HELPERS];
+	_Atomic int child;  /* pid of the variant's first task */
+	_Atomic int caller; /* tid that makes the call under test; 0: none, watch io-wq */
+
+	_Atomic unsigned int held;     /* steps in which the gate held a write */
+	_Atomic unsigned int not_held; /* steps in which it held none */
+};
+extern struct rw_shared *rw_shared;
+
+static inline void rw_progress(void)
+{
+	atomic_fetch_add_explicit(&rw_shared->progress, 1, memory_order_relaxed);
+}
+
+static inline uint64_t rw_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+#define RW_MS 1000000ull /* ns */
+
+static inline void rw_shared_renew(void)
+{
+	memset(&rw_shared->progress, 0, sizeof(*rw_shared) - offsetof(struct rw_shared, progress));
+}
+
+/* Wait at most `ms` for a word shared between processes to change from `value`. futex(2). */
+void rw_futex_wait(_Atomic uint32_t *word, uint32_t value, unsigned int ms);
+void rw_futex_wake(_Atomic uint32_t *word);
+
+/* Die with this parent (prctl(2) PR_SET_PDEATHSIG); `parent` closes the race with its death. */
+void rw_die_with(pid_t parent);
+/* In a task forked by a test: name it to the watchdog, handle its harmless signal. */
+void rw_child_signals(void);
+const char *rw_verdict_name(enum rw_verdict verdict);
+
+/* ---- tasks (tasks.c): one sample of one thread, from /proc ------------------------------------ */
+
+struct rw_task {
+	pid_t pid, tid;
+	char comm[32];
+	char state;	   /* R S D T t Z X I, '?' when unreadable */
+	bool io_worker;	   /* iou-wrk-*, iou-sqp-* */
+	uint64_t cpu_ns;   /* schedstat, or utime + stime */
+	uint64_t wait_ns;  /* runnable, not running; 0 where unknown */
+	uint64_t switches; /* voluntary + involuntary */
+	char wchan[64];
+	char syscall[192]; /* /proc/PID/task/TID/syscall as is */
+	char stack[RW_STACK]; /* "f < g < h", innermost first, offsets cut; "" when unreadable */
+};
+
+#define RW_MAX_TASKS 128
+
+/* Every thread of `root` and of the registered helpers; stack, wchan and syscall if `deep`. */
+unsigned int rw_tasks(pid_t root, struct rw_task *out, unsigned int max, bool deep);
+/* Every process with an ancestor `root`, for orphans and grandchildren. Returns how many. */
+unsigned int rw_descendants(pid_t root, pid_t *out, unsigned int max);
+/* All of a test's threads asleep, and none has run since the last call with the same `mark`. */
+struct rw_quiet {
+	uint64_t sum;
+	uint64_t since; /* ns; 0: not quiet */
+};
+void rw_look_quiet(struct rw_quiet *q, const struct rw_task *t, unsigned int n, pid_t except);
+/* The first two functions worth naming: "inode_dio_wait < xfs_file_fallocate". */
+void rw_where(const struct rw_task *t, char *buf, size_t len);
+/* Name of the system call a task is in, "" when none. The table is made from <sys/syscall.h>. */
+const char *rw_syscall_name(const char *syscall_line);
+bool rw_stack_readable(void);
+/* The whole of a small file, without the last newline. Returns its length, -1 and errno. */
+ssize_t rw_slurp(const char *path, char *buf, size_t len);
+
+/* ---- kernel log (kmsg.c) ------------------------------------------------------------------------ */
+
+struct rw_kmsg {
+	int fd;	      /* -1: cannot be read */
+	int error;    /* why */
+	uint64_t next; /* sequence number expected; UINT64_MAX before the first line */
+	bool gap;
+};
+
+/* Open /dev/kmsg behind its last line. */
+void rw_kmsg_open(struct rw_kmsg *k);
+/*
+ * Read what came since, append it to `out` (may be NULL), and put the first line that is a
+ * kernel's complaint into `bad` ("" if none). Returns the number of lines.
+ */
+unsigned int rw_kmsg_read(struct rw_kmsg *k, FILE *out, char *bad, size_t len);
+void rw_kmsg_close(struct rw_kmsg *k);
+/* Is the line a complaint? Returns what kind ("warning", "lockdep", ...), or NULL. */
+const char *rw_kmsg_complaint(const char *line);
+uint64_t rw_taint(void);
+/* 1 on, 0 off, -1 not built. */
+int rw_lockdep_on(void);
+
+/* ---- watchdog (watchdog.c) ---------------------------------------------------------------------- */
+
+struct rw_outcome {
+	enum rw_verdict verdict;
+	char reason[RW_REASON];
+	char evidence[4096]; /* path, "" if none */
+	double seconds;
+	bool unkillable;
+};
+
+void rw_calibrate(void);
+/* Watch the child until it ends or hangs; kill what is left of it. Fills the outcome. */
+void rw_watch(pid_t child, const char *variant, struct rw_outcome *out);
+
+/* ---- gate (gate.c) ------------------------------------------------------------------------------ */
+
+/* Start the guardian that owns the freeze. -1 and a reason when the gate cannot be used. */
+int rw_gate_start(const char *gate_dir, char *why, size_t len);
+void rw_gate_stop(void);
+/* In a forked child: let go of the parent's sign of life. */
+void rw_gate_leave(void);
+void rw_gate_request(enum rw_gate_order order);
+/* Is the guardian at work on an order, such as an opening that needs no more from the test? */
+bool rw_gate_busy(void);
+bool rw_gate_is_shut(void);
+/* Reads and writes in flight at the device that holds `dir`; -1 when it has no counter. */
+int rw_device_in_flight(unsigned int *writes);
+void rw_device_find(const char *dir);
+const char *rw_device_name(void);
+
+/* ---- ring, model -------------------------------------------------------------------------------- */
+
+void rw_model_write(struct rw_model *m, off_t off, size_t len, uint32_t gen);
+uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off);
+uint32_t rw_next_gen(struct rw_file *f);
+void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen);
+/* Say in words what a wrong word is. */
+void rw_describe_word(uint64_t word, off_t at, char *buf, size_t len);
+
+/* ---- report (report.c) -------------------------------------------------------------------------- */
+
+void rw_report_start(const char *variant);
+void rw_report_end(const char *variant, const struct rw_outcome *o, const char *kernel_log);
+void rw_report_plan(unsigned int n);
+void rw_describe(const char *const *variants, unsigned int n);
+
+#endif

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ringwedge.h - the one header for tests.
+ *
+ * A test is one file with one `const struct rw_test rw_test`; main() is in the library. The library
+ * forks a child for each variant and watches it from the parent (see watchdog.c). Nothing here
+ * returns an error: a call that cannot go on ends the variant, as FAIL when the kernel is wrong, as
+ * BROKEN when the set-up went wrong, as SKIP when a named feature is missing. Offsets and lengths
+ * are in bytes, times in milliseconds unless the name says otherwise.
+ */
+#ifndef RINGWEDGE_H
+#define RINGWEDGE_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define RW_KIB 1024L
+#define RW_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+/* ---- the descriptor ----------------------------------------------------------------------- */
+
+#define RW_AXES 4
+
+/*
+ * An axis is a const table whose rows begin with `const char *name`. The variants of a test are
+ * the product of its axes, named by their rows: "punch-hole.plain.same".
+ */
+struct rw_axis {
+	const void *rows;
+	size_t n, size;
+};
+#define RW_AXIS(table)                                                                             \
+	{                                                                                          \
+		(table), RW_ARRAY_SIZE(table), sizeof((table)[0])                                  \
+	}
+
+struct rw_test {
+	const char *name;	   /* as the file, without ".c" */
+	const char *summary;	   /* completes "this test checks that ..." */
+	const char *const *guards; /* fixing commits or threads, printed on failure; NULL-ended */
+	const char *const *groups; /* beside "all"; NULL-ended */
+	const char *const *needs;  /* what it cannot run without, in words; NULL-ended */
+	struct rw_axis axes[RW_AXES];
+	/* at[i] is the row of axis i. Combinations without a meaning: return false. May be NULL. */
+	bool (*has)(const void *const *at);
+	/* Returning is a PASS. */
+	void (*run)(const void *const *at);
+};
+extern const struct rw_test rw_test;
+
+/* ---- verdicts ------------------------------------------------------------------------------ */
+
+enum rw_verdict { RW_NONE, RW_PASS, RW_FAIL, RW_BROKEN, RW_HANG, RW_SKIP };
+
+/* End the variant from any of its tasks. The first one to speak is heard. */
+void rw_end(enum rw_verdict verdict, const char *file, int line, const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 4, 5)));
+#define rw_fail(...) rw_end(RW_FAIL, __FILE__, __LINE__, __VA_ARGS__)
+#define rw_broken(...) rw_end(RW_BROKEN, __FILE__, __LINE__, __VA_ARGS__)
+#define rw_skip(...) rw_end(RW_SKIP, NULL, 0, __VA_ARGS__)
+
+/* Announce a call to the watchdog, and its end: both are progress. `what` must be static. */
+void rw_enter(const char *what);
+long rw_leave(const char *what, long ret, enum rw_verdict otherwise, const char *file, int line);
+
+/* The call must succeed (not return -1): otherwise the kernel is wrong (rw_ok), or set-up broke. */
+#define rw_ok(call) (rw_enter(#call), rw_leave(#call, (call), RW_FAIL, __FILE__, __LINE__))
+#define rw_set_up(call) (rw_enter(#call), rw_leave(#call, (call), RW_BROKEN, __FILE__, __LINE__))
+
+/* A first try of a feature, nothing in flight: EOPNOTSUPP, ENOTTY, ENOSYS and EINVAL are a SKIP. */
+void rw_try(const char *what, const char *feature, long ret, const char *file, int line);
+#define rw_supported(feature, call)                                                                \
+	(rw_enter(#call), rw_try(#call, feature, (call), __FILE__, __LINE__))
+
+/* Two numbers must be equal; the message gives both expressions and both values. */
+void rw_equal(const char *what, long long got, const char *expr, long long want, const char *file,
+	      int line);
+#define rw_eq(got, want) rw_equal(#got, (got), #want, (want), __FILE__, __LINE__)
+
+/* ---- surroundings -------------------------------------------------------------------------- */
+
+enum { RW_XFS = 1, RW_EXT4 = 2, RW_OTHER_FS = 4 };
+
+unsigned int rw_fs(void);     /* one of the above: what the test's directory is on */
+size_t rw_block_size(void);   /* filesystem block, st_blksize */
+size_t rw_sector_size(void);  /* smallest direct I/O, by trying */
+unsigned int rw_rand(unsigned int n); /* 0..n-1, from --seed */
+void rw_jitter(unsigned int us);      /* burn 0..us microseconds of CPU: moves the race */
+
+/* for-loop that ends after `ms` milliseconds (times --timeout-scale), at least once through */
+#define rw_for_ms(ms) for (uint64_t rw_end_ = rw_until(ms); rw_more(rw_end_);)
+uint64_t rw_until(unsigned int ms);
+bool rw_more(uint64_t end);
+
+/* ---- files and what they must hold ------------------------------------------------------------ */
+
+enum rw_state {
+	RW_HOLE,      /* no blocks, size set */
+	RW_WRITTEN,   /* written and synced: a write is a pure overwrite */
+	RW_UNWRITTEN, /* fallocated, synced: a write must convert the extent */
+	RW_SHARED,    /* written, then cloned: a write must go elsewhere; SKIP without reflink */
+};
+
+/*
+ * A file of the test, opened O_DIRECT, with a model of its contents. Each 8-byte word written to
+ * it names the file, the generation of the write and the word's own offset, so that a stale,
+ * shifted or foreign block is named by what it holds (model.c).
+ */
+struct rw_file {
+	int fd;	  /* O_RDWR | O_DIRECT */
+	const char *name;
+	struct rw_model *model;
+};
+
+struct rw_file *rw_file(const char *name, enum rw_state state, size_t size);
+/* The same file made anew (unlinked, created, filled): for the next round of a loop. */
+void rw_renew(struct rw_file *f);
+/* The path of the file, for calls that want one. */
+const char *rw_path(const struct rw_file *f);
+
+enum rw_change_kind {
+	RW_KEEP,     /* contents and size stay */
+	RW_GROW,     /* size becomes at least off + len */
+	RW_ZERO,     /* [off, off + len) reads as zeros, size stays */
+	RW_COLLAPSE, /* [off, off + len) is taken out */
+	RW_INSERT,   /* [off, off + len) of zeros is put in */
+	RW_RESIZE,   /* size becomes off */
+	RW_COPY,     /* [off, off + len) becomes that of `from` at `from_off` */
+};
+
+/* What a call does to a file, for the model. */
+struct rw_change {
+	enum rw_change_kind kind;
+	off_t off, len;
+	const struct rw_file *from;
+	off_t from_off;
+};
+
+/* The writes submitted so far ended, then the change was made. */
+void rw_then(struct rw_file *f, struct rw_change c);
+/* The change was made while the writes were on their way: each write is before or after it. */
+void rw_race(struct rw_file *f, struct rw_change c);
+/* Contents, size and neighbours, by direct and by cached reads: any other word is a FAIL. */
+void rw_verify(struct rw_file *f);
+
+/* ---- rings ------------------------------------------------------------------------------------ */
+
+struct rw_ring_kind {
+	const char *name;
+	unsigned int setup; /* IORING_SETUP_* */
+	bool async;	    /* IOSQE_ASYNC: io-wq does it */
+	bool fixed;	    /* registered files and buffers */
+	bool aio;	    /* io_submit(2) instead of io_uring */
+};
+extern const struct rw_ring_kind rw_ring_kinds[7];
+
+struct rw_ring;
+
+#define RW_MAX_WRITE (128 * RW_KIB)
+
+/* A ring with room for `depth` requests of RW_MAX_WRITE bytes. SKIP when the kernel lacks it. */
+struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth);
+/* Let `f` be written through the ring (registers its descriptor where the kind asks for that). */
+void rw_use(struct rw_ring *ring, struct rw_file *f);
+/* Submit one direct write of a new generation; it must end with res == len. `rwf`: RWF_* flags. */
+void rw_write(struct rw_ring *ring, struct rw_file *f, off_t off, size_t len, int rwf);
+/* Submit fallocate(2) as a request of the ring itself; it must end with res == 0. */
+void rw_ring_fallocate(struct rw_ring *ring, struct rw_file *f, int mode, off_t off, off_t len);
+/* Wait for everything submitted; each result must be the exact one. */
+void rw_reap(struct rw_ring *ring);
+/* How many of the ring's requests are not reaped. */
+unsigned int rw_unreaped(const struct rw_ring *ring);
+void rw_ring_close(struct rw_ring *ring);
+
+/* ---- the gate ----------------------------------------------------------------------------------- */
+
+/* Is there one (--gate)? Steps that need it are left out, or the variant is skipped by name. */
+bool rw_has_gate(void);
+/* Hold every write to the device under test from now on (FIFREEZE of the outer filesystem). */
+void rw_gate_shut(void);
+void rw_gate_open(void);
+/*
+ * Wait until the device holds `n` writes. Returns how many it holds once nothing moves any more:
+ * fewer than `n` when the kernel serialises them, 0 when they did not need the device (buffered).
+ */
+unsigned int rw_in_flight(unsigned int n);
+
+/* Who makes a call: the ring's owner itself, or another task. */
+struct rw_who {
+	const char *name;
+	bool other;
+};
+extern const struct rw_who rw_whos[2];
+
+/* Make the call, free-running: as soon as may be. */
+void rw_by(const struct rw_who *who, void (*call)(const void *), const void *arg);
+/*
+ * Make the call with the gate shut and writes in flight. When every task of the test is asleep the
+ * gate is opened. If the call `must_wait` for the writes, it is a FAIL when it returns before that,
+ * or when it was asleep for anything else than direct I/O (/proc/PID/stack).
+ */
+void rw_held_by(const struct rw_who *who, void (*call)(const void *), const void *arg,
+		bool must_wait);
+/* The same for requests of the ring itself: opens the gate when all is asleep, and reaps. */
+void rw_held_reap(struct rw_ring *ring);
+
+#endif

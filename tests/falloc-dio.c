@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fallocate(2) against direct writes in flight.
+ *
+ * The filesystem must wait in inode_dio_wait() before it changes extents under a write. When the
+ * write's completion needs the very task that waits (IOCB_DIO_CALLER_COMP in 6.6-rc), fallocate
+ * sleeps for ever in D. When the wait is missing, fallocate returns too early, the write lands in
+ * freed or moved blocks, or the size goes back to what it was before an extending write.
+ */
+#include "ringwedge.h"
+
+#include <linux/falloc.h>
+
+#define SIZE (512 * RW_KIB)
+#define AT (128 * RW_KIB) /* the range of the call: whole clusters of a bigalloc filesystem, too */
+#define LEN (128 * RW_KIB)
+
+static const struct op {
+	const char *name;
+	int mode;
+	off_t off, len;
+	struct rw_change change;
+	bool shared;
+} ops[] = {
+	{ "allocate", 0, SIZE, LEN, { RW_GROW, SIZE, LEN } },
+	{ "keep-size", FALLOC_FL_KEEP_SIZE, SIZE, LEN, { RW_KEEP } },
+	{ "punch-hole", FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, AT, LEN, { RW_ZERO, AT, LEN } },
+	{ "zero-range", FALLOC_FL_ZERO_RANGE, AT, LEN, { RW_ZERO, AT, LEN } },
+	{ "collapse-range", FALLOC_FL_COLLAPSE_RANGE, AT, LEN, { RW_COLLAPSE, AT, LEN } },
+	{ "insert-range", FALLOC_FL_INSERT_RANGE, AT, LEN, { RW_INSERT, AT, LEN } },
+	{ "unshare-range", FALLOC_FL_UNSHARE_RANGE, AT, LEN, { RW_KEEP }, .shared = true },
+};
+
+/* What the writes in flight do to the file. */
+static const struct {
+	enum rw_state state;
+	int rwf;
+	bool extend;
+} kinds[] = {
+	{ RW_WRITTEN, 0, false },
+	{ RW_UNWRITTEN, 0, false },
+	{ RW_WRITTEN, RWF_DSYNC, false },
+	{ RW_WRITTEN, 0, true },
+};
+
+struct arg {
+	const struct rw_file *file;
+	const struct op *op;
+};
+
+static void call(const void *p)
+{
+	const struct arg *a = p;
+
+	rw_ok(fallocate(a->file->fd, a->op->mode, a->op->off, a->op->len));
+}
+
+static void submit(struct rw_ring *ring, struct rw_file *f, int rwf, bool extend)
+{
+	rw_write(ring, f, 0, 64 * RW_KIB, rwf);
+	rw_write(ring, f, AT + 32 * RW_KIB, 32 * RW_KIB, rwf);
+	rw_write(ring, f, SIZE - 64 * RW_KIB, 16 * RW_KIB, rwf);
+	if (extend)
+		rw_write(ring, f, SIZE, 64 * RW_KIB, rwf);
+}
+
+static void held(struct rw_ring *ring, struct rw_file *f, const struct op *op,
+		 const struct rw_who *who, int k)
+{
+	const struct arg a = { f, op };
+
+	rw_gate_shut();
+	submit(ring, f, kinds[k].rwf, kinds[k].extend);
+	rw_held_by(who, call, &a, rw_in_flight(rw_unreaped(ring)) > 0);
+	rw_reap(ring);
+	rw_then(f, op->change);
+	rw_verify(f);
+}
+
+static void racing(struct rw_ring *ring, struct rw_file *f, const struct op *op,
+		   const struct rw_who *who)
+{
+	const struct arg a = { f, op };
+
+	submit(ring, f, 0, false);
+	rw_jitter(200);
+	rw_by(who, call, &a);
+	rw_reap(ring);
+	rw_race(f, op->change);
+	rw_verify(f);
+}
+
+static void run(const void *const *at)
+{
+	const struct op *op = at[0];
+	const struct rw_who *who = at[2];
+	struct rw_ring *ring = rw_ring(at[1], 8);
+
+	for (unsigned int k = 0; k < RW_ARRAY_SIZE(kinds); k++) {
+		struct rw_file *f = rw_file("file", op->shared ? RW_SHARED : kinds[k].state, SIZE);
+
+		/* First with nothing in flight: is it supported, and read the metadata it needs. */
+		rw_supported(op->name, fallocate(f->fd, op->mode, op->off, op->len));
+		rw_renew(f);
+		rw_use(ring, f);
+		if (rw_has_gate())
+			held(ring, f, op, who, (int)k);
+	}
+	rw_for_ms(30) {
+		struct rw_file *f = rw_file("raced", op->shared ? RW_SHARED : RW_WRITTEN, SIZE);
+
+		rw_use(ring, f);
+		racing(ring, f, op, who);
+		close(f->fd);
+	}
+	rw_ring_close(ring);
+}
+
+static const char *const guards[] = {
+	"838b35bb6a89 io_uring/rw: disable IOCB_DIO_CALLER_COMP",
+	"249bd9087a52 xfs: properly serialise fallocate against AIO+DIO",
+	"0d306dcf86e8 ext4: wait for existing dio workers in ext4_alloc_file_blocks()",
+	NULL,
+};
+
+static const char *const groups[] = { "falloc", "quick", NULL };
+
+const struct rw_test rw_test = {
+	.name = "falloc-dio",
+	.summary = "fallocate waits for direct writes in flight and neither loses nor moves them",
+	.guards = guards,
+	.groups = groups,
+	.axes = { RW_AXIS(ops), RW_AXIS(rw_ring_kinds), RW_AXIS(rw_whos) },
+	.run = run,
+};
