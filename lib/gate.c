@@ -68,34 +68,27 @@ int rw_device_in_flight(unsigned int *writes)
 
 /* ---- the guardian ---------------------------------------------------------------------------------- */
 
-/* Functions that mean "waiting for direct I/O, or for the lock its writer holds". */
+/* Waits the task for direct I/O? (Locks are not seen: /proc/PID/stack leaves out __sched code.) */
 static bool in_drain(const char *stack)
 {
-	static const char *const drains[] = { "inode_dio_wait", "rwsem_down_write_slowpath",
-					      "rwsem_down_read_slowpath", "__inode_dio_wait" };
-
-	for (size_t i = 0; i < RW_ARRAY_SIZE(drains); i++)
-		if (strstr(stack, drains[i]))
-			return true;
-	return false;
+	return strstr(stack, "dio_wait") != NULL;
 }
 
-static const struct rw_task *the_caller(const struct rw_task *t, unsigned int n)
+/* A writer asleep on its way down holds locks: then any sleep of the caller is explained. */
+static bool writer_asleep(const struct rw_task *t, unsigned int n, pid_t caller)
 {
-	pid_t caller = atomic_load(&rw_shared->caller);
-
 	for (unsigned int i = 0; i < n; i++)
-		if (t[i].tid == caller)
-			return &t[i];
-	return NULL;
+		if (t[i].tid != caller && strstr(t[i].stack, "write_iter"))
+			return true;
+	return false;
 }
 
 /* Is it time to open? Fills blocked_in from the caller's stack. */
 static bool settled(struct rw_quiet *q, bool stacks)
 {
 	static struct rw_task t[RW_MAX_TASKS];
+	pid_t caller = atomic_load(&rw_shared->caller);
 	unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, stacks);
-	const struct rw_task *caller;
 	uint64_t quiet;
 
 	rw_look_quiet(q, t, n, 0);
@@ -104,16 +97,34 @@ static bool settled(struct rw_quiet *q, bool stacks)
 	quiet = rw_now_ns() - q->since;
 	if (quiet < SETTLED)
 		return false;
-	if (!stacks || !atomic_load(&rw_shared->caller))
+	if (!stacks || !caller)
 		return quiet >= 2 * SETTLED;
-	caller = the_caller(t, n);
-	if (caller) {
-		memcpy(rw_shared->blocked_in, caller->stack, sizeof(rw_shared->blocked_in));
-		atomic_store(&rw_shared->blocked_seen, 1);
-		if (in_drain(caller->stack))
+	for (unsigned int i = 0; i < n; i++) {
+		if (t[i].tid != caller)
+			continue;
+		if (in_drain(t[i].stack))
 			return true;
+		if (writer_asleep(t, n, caller))
+			return quiet >= 2 * SETTLED;
+		if (quiet >= SETTLED_ELSEWHERE) {
+			memcpy(rw_shared->blocked_in, t[i].stack, sizeof(rw_shared->blocked_in));
+			atomic_store(&rw_shared->blocked_seen, 1);
+		}
 	}
 	return quiet >= SETTLED_ELSEWHERE;
+}
+
+/* A submission that may sleep (io_submit) does so behind the gate: nobody else would open. */
+static bool submission_stuck(struct rw_quiet *q)
+{
+	static struct rw_task t[RW_MAX_TASKS];
+
+	if (!atomic_load(&rw_shared->may_block)) {
+		q->since = 0;
+		return false;
+	}
+	rw_look_quiet(q, t, rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, false), 0);
+	return q->since && rw_now_ns() - q->since > 10 * SETTLED;
 }
 
 static void set_state(enum rw_gate_state state)
@@ -149,8 +160,12 @@ static void guard(int fd, int life)
 		switch ((enum rw_gate_order)order) {
 		case RW_GATE_IDLE:
 			/* Bounded, because the parent's death does not wake a futex. */
-			rw_futex_wait(&rw_shared->gate_order, order, shut ? 20 : 200);
-			continue;
+			rw_futex_wait(&rw_shared->gate_order, order, shut ? 10 : 200);
+			if (!shut || !submission_stuck(&q))
+				continue;
+			thaw(fd);
+			shut = false;
+			break;
 		case RW_GATE_DO_SHUT:
 			atomic_store(&rw_shared->gate_error, 0);
 			atomic_store(&rw_shared->blocked_seen, 0);

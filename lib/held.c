@@ -151,8 +151,6 @@ static void check_blocked(void)
 	if (!atomic_load(&rw_shared->blocked_seen) || !kernel_has_drain())
 		return;
 	memcpy(t.stack, rw_shared->blocked_in, sizeof(t.stack));
-	if (strstr(t.stack, "dio_wait") || strstr(t.stack, "rwsem_down"))
-		return;
 	rw_where(&t, where, sizeof(where));
 	rw_fail("with direct writes in flight the call did not wait for them: it slept in %s", where);
 }
@@ -179,6 +177,5 @@ void rw_held_reap(struct rw_ring *ring)
 	atomic_store(&rw_shared->caller, 0);
 	rw_gate_request(RW_GATE_OPEN_WHEN_BLOCKED);
 	rw_reap(ring);
-	if (rw_gate_busy() || rw_gate_is_shut())
-		rw_gate_open();
+	rw_gate_open();
 }

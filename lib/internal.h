@@ -35,7 +35,7 @@ struct rw_shared {
 	_Atomic uint32_t gate_state; /* futex; enum rw_gate_state */
 	_Atomic int gate_error;	     /* errno of the last FIFREEZE */
 	_Atomic uint64_t opening_at; /* ns; the guardian is about to thaw; 0 while shut */
-	_Atomic int blocked_seen;    /* blocked_in is filled */
+	_Atomic int blocked_seen;    /* blocked_in is filled, and must show the drain */
 	char blocked_in[RW_STACK];   /* the stack that was asleep when the guardian opened */
 
 	/* From here on it is the variant's own: zeroed before each. */
@@ -51,6 +51,8 @@ struct rw_shared {
 	_Atomic int helpers[RW_HELPERS];
 	_Atomic int child;  /* pid of the variant's first task */
 	_Atomic int caller; /* tid that makes the call under test; 0: none, watch io-wq */
+
+	_Atomic int may_block; /* in a submission that is allowed to sleep (io_submit) */
 
 	_Atomic unsigned int held;     /* steps in which the gate held a write */
 	_Atomic unsigned int not_held; /* steps in which it held none */

@@ -35,7 +35,6 @@ struct write {
 struct rw_model {
 	struct rw_file file;
 	enum rw_state state;
-	size_t made_size;
 	unsigned int tag;
 	uint32_t gen;
 	off_t sizes[ALTS]; /* legal st_size */
@@ -44,14 +43,11 @@ struct rw_model {
 	size_t n_cells;
 	struct write writes[WRITES]; /* submitted, not yet part of the cells */
 	unsigned int n_writes;
-	char path[300];
+	char path[4200];
 };
 
 static unsigned int n_tags;
-static struct {
-	unsigned int tag;
-	const char *name;
-} tags[4096];
+static struct rw_model *tags[256];
 
 /* ---- words --------------------------------------------------------------------------------------- */
 
@@ -65,7 +61,7 @@ void rw_describe_word(uint64_t word, off_t at, char *buf, size_t len)
 	unsigned int tag = (unsigned int)(word >> 52);
 	unsigned int gen = word >> 36 & 0xffff;
 	off_t off = (off_t)(word & 0xfffffffffull) * 8;
-	const char *name = tag <= n_tags ? tags[tag].name : NULL;
+	const char *name = tag && tag <= n_tags ? tags[tag]->file.name : NULL;
 
 	if (!word)
 		snprintf(buf, len, "zeros");
@@ -430,7 +426,7 @@ static void write_all(struct rw_file *f, size_t size)
 
 static void share(struct rw_file *f)
 {
-	char path[320];
+	char path[4300];
 	int fd;
 
 	snprintf(path, sizeof(path), "%s.shared", f->model->path);
@@ -473,31 +469,28 @@ static void make(struct rw_file *f, size_t size)
 
 struct rw_file *rw_file(const char *name, enum rw_state state, size_t size)
 {
-	struct rw_model *m = calloc(1, sizeof(*m));
+	struct rw_model *m = NULL;
 
-	if (!m)
-		rw_broken("out of memory");
 	if (size % CELL)
 		rw_broken("rw_file: size %zu is not a multiple of %d", size, CELL);
-	if (n_tags + 1 == RW_ARRAY_SIZE(tags))
-		rw_broken("too many files");
-	m->tag = ++n_tags;
-	tags[m->tag].name = name;
+	for (unsigned int i = 1; i <= n_tags && !m; i++)
+		if (!strcmp(tags[i]->file.name, name))
+			m = tags[i];
+	if (!m) {
+		m = calloc(1, sizeof(*m));
+		if (!m || n_tags + 1 == RW_ARRAY_SIZE(tags))
+			rw_broken("out of memory or file tags");
+		m->tag = ++n_tags;
+		tags[m->tag] = m;
+		m->gen = rw_rand(1000);
+		m->file = (struct rw_file){ -1, name, m };
+		snprintf(m->path, sizeof(m->path), "%s/%.80s", rw_opt.dir, name);
+	}
 	m->state = state;
-	m->made_size = size;
-	m->gen = rw_rand(1000);
-	snprintf(m->path, sizeof(m->path), "%.200s/%.80s", rw_opt.dir, name);
-	m->file.name = name;
-	m->file.model = m;
-	m->file.fd = -1;
+	if (m->file.fd >= 0)
+		close(m->file.fd);
 	make(&m->file, size);
 	return &m->file;
-}
-
-void rw_renew(struct rw_file *f)
-{
-	close(f->fd);
-	make(f, f->model->made_size);
 }
 
 const char *rw_path(const struct rw_file *f)
@@ -532,12 +525,12 @@ size_t rw_block_size(void)
 
 size_t rw_sector_size(void)
 {
-	char path[300];
+	char path[4200];
 	size_t size;
 	char *buf;
 	int fd;
 
-	snprintf(path, sizeof(path), "%.200s/sector-size", rw_opt.dir);
+	snprintf(path, sizeof(path), "%s/sector-size", rw_opt.dir);
 	fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));
 	buf = aligned_alloc(PAGE, 2 * PAGE);
 	if (!buf)

@@ -219,7 +219,9 @@ static void write_aio(struct rw_ring *r, struct request *q, int rwf)
 	p->aio_rw_flags = rwf;
 	p->data = q;
 	rw_enter("io_submit (a direct write)");
+	atomic_store(&rw_shared->may_block, 1);
 	ret = io_submit(r->aio, 1, &p);
+	atomic_store(&rw_shared->may_block, 0);
 	atomic_store(&rw_shared->in_call, 0);
 	if (ret != 1)
 		rw_fail("io_submit: %s", ret < 0 ? strerror(-ret) : "took none");

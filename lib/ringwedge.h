@@ -122,9 +122,8 @@ struct rw_file {
 	struct rw_model *model;
 };
 
+/* Make the file, or make it anew (unlinked, created, filled, synced) if it was made before. */
 struct rw_file *rw_file(const char *name, enum rw_state state, size_t size);
-/* The same file made anew (unlinked, created, filled): for the next round of a loop. */
-void rw_renew(struct rw_file *f);
 /* The path of the file, for calls that want one. */
 const char *rw_path(const struct rw_file *f);
 

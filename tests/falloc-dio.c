@@ -55,6 +55,17 @@ static void call(const void *p)
 	rw_ok(fallocate(a->file->fd, a->op->mode, a->op->off, a->op->len));
 }
 
+static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_state state)
+{
+	struct rw_file *f = rw_file("file", state, SIZE);
+
+	/* First with nothing in flight: is it supported, and read the metadata it needs. */
+	rw_supported(op->name, fallocate(f->fd, op->mode, op->off, op->len));
+	f = rw_file("file", state, SIZE);
+	rw_use(ring, f);
+	return f;
+}
+
 static void submit(struct rw_ring *ring, struct rw_file *f, int rwf, bool extend)
 {
 	rw_write(ring, f, 0, 64 * RW_KIB, rwf);
@@ -64,54 +75,33 @@ static void submit(struct rw_ring *ring, struct rw_file *f, int rwf, bool extend
 		rw_write(ring, f, SIZE, 64 * RW_KIB, rwf);
 }
 
-static void held(struct rw_ring *ring, struct rw_file *f, const struct op *op,
-		 const struct rw_who *who, int k)
-{
-	const struct arg a = { f, op };
-
-	rw_gate_shut();
-	submit(ring, f, kinds[k].rwf, kinds[k].extend);
-	rw_held_by(who, call, &a, rw_in_flight(rw_unreaped(ring)) > 0);
-	rw_reap(ring);
-	rw_then(f, op->change);
-	rw_verify(f);
-}
-
-static void racing(struct rw_ring *ring, struct rw_file *f, const struct op *op,
-		   const struct rw_who *who)
-{
-	const struct arg a = { f, op };
-
-	submit(ring, f, 0, false);
-	rw_jitter(200);
-	rw_by(who, call, &a);
-	rw_reap(ring);
-	rw_race(f, op->change);
-	rw_verify(f);
-}
-
 static void run(const void *const *at)
 {
 	const struct op *op = at[0];
 	const struct rw_who *who = at[2];
 	struct rw_ring *ring = rw_ring(at[1], 8);
 
-	for (unsigned int k = 0; k < RW_ARRAY_SIZE(kinds); k++) {
-		struct rw_file *f = rw_file("file", op->shared ? RW_SHARED : kinds[k].state, SIZE);
+	for (unsigned int k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(kinds); k++) {
+		struct rw_file *f = start(ring, op, op->shared ? RW_SHARED : kinds[k].state);
+		const struct arg a = { f, op };
 
-		/* First with nothing in flight: is it supported, and read the metadata it needs. */
-		rw_supported(op->name, fallocate(f->fd, op->mode, op->off, op->len));
-		rw_renew(f);
-		rw_use(ring, f);
-		if (rw_has_gate())
-			held(ring, f, op, who, (int)k);
+		rw_gate_shut();
+		submit(ring, f, kinds[k].rwf, kinds[k].extend);
+		rw_held_by(who, call, &a, rw_in_flight(rw_unreaped(ring)) > 0);
+		rw_reap(ring);
+		rw_then(f, op->change);
+		rw_verify(f);
 	}
 	rw_for_ms(30) {
-		struct rw_file *f = rw_file("raced", op->shared ? RW_SHARED : RW_WRITTEN, SIZE);
+		struct rw_file *f = start(ring, op, op->shared ? RW_SHARED : RW_WRITTEN);
+		const struct arg a = { f, op };
 
-		rw_use(ring, f);
-		racing(ring, f, op, who);
-		close(f->fd);
+		submit(ring, f, 0, false);
+		rw_jitter(200);
+		rw_by(who, call, &a);
+		rw_reap(ring);
+		rw_race(f, op->change);
+		rw_verify(f);
 	}
 	rw_ring_close(ring);
 }
