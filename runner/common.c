@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runner.h"
+
+void die(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fputc('\n', stderr);
+	exit(EXIT_BROKEN);
+}
+
+char *format(const char *fmt, ...)
+{
+	va_list args;
+	char *text;
+
+	va_start(args, fmt);
+	if (vasprintf(&text, fmt, args) < 0)
+		die("out of memory");
+	va_end(args);
+	return text;
+}
+
+bool parse_number(const char *text, long long min, long long max, long long *number)
+{
+	char *end;
+
+	if (text[0] < '0' || text[0] > '9')
+		return false; /* strtoll() would take blanks and signs */
+	errno = 0;
+	*number = strtoll(text, &end, 10);
+	return !errno && !*end && *number >= min && *number <= max;
+}
+
+bool parse_scale(const char *text, double *scale)
+{
+	char *end;
+
+	if (!*text || text[strspn(text, "0123456789.")])
+		return false; /* strtod() would take signs, hex, "inf" and "nan" */
+	*scale = strtod(text, &end);
+	return !*end && *scale > 0 && isfinite(*scale);
+}
+
+static double clock_seconds(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1000000 / 1000.0;
+}
+
+double wall_clock(void)
+{
+	return clock_seconds(CLOCK_REALTIME);
+}
+
+double steady_clock(void)
+{
+	return clock_seconds(CLOCK_MONOTONIC);
+}
+
+void journal_append(const char *path, json_t *event)
+{
+	char *text = json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(15));
+	int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+	char *line;
+	ssize_t len;
+
+	if (!text)
+		die("%s: cannot encode the event", path);
+	if (fd < 0)
+		die("%s: %m", path);
+	line = format("%s\n", text);
+	len = strlen(line);
+	/* One write: lines of several writers never mix. */
+	if (write(fd, line, len) != len || fsync(fd) || close(fd))
+		die("%s: %m", path);
+	free(line);
+	free(text);
+	json_decref(event);
+}
+
+const char *text_of(const json_t *event, const char *key)
+{
+	const char *text = json_string_value(json_object_get(event, key));
+
+	return text ? text : "";
+}

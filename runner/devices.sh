@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+#
+# The devices under test, and what a dead run left of them. Sourced by runtests.sh.
+#
+#   SCRATCH/ringwedge-NS-PID-START/       the folder of one run, $RUN: a private bind mount of itself
+#       1/ outer.img -> loop -> outer/    a set: ext4 that is frozen to shut the gate
+#          outer/inner.img -> loop -> inner/   and the filesystem under test
+#       2/ ...                            the next set
+#
+# There is no list of what a run has made, which could be out of date when the run is killed. The
+# folder's name says whose it is (process id namespace, process id, start time), and whatever
+# belongs to it is found by that name: mounts in /proc/self/mountinfo, loop devices by their
+# backing file, processes by RINGWEDGE_RUN in their environment. So nothing that is not below the
+# folder can ever be touched, and there is no moment at which something is made but not recorded.
+#
+# All is mounted in the caller's mount namespace, not in one of our own: mounts of a namespace go
+# when its last process goes, but a frozen or wedged filesystem stays all the same, and then no one
+# could reach it to thaw it; and --keep is for looking at it. The private bind mount keeps the
+# mounts below it from being copied to other namespaces, which would hold the devices busy.
+
+# Run a command that a broken kernel may never let end. $REASON says what went wrong.
+# Status as of build/runner/within: the command's; 123 the kernel complained; 124 stuck, killed;
+# 125 stuck and unkillable. Nothing inherits the lock on the scratch folder.
+tool() {
+	local lock=${CLEAN_LOCK:-9}
+
+	REASON=$("$TOOLS/within" "$TOOL_SECONDS" "$LOG" "$@" {lock}>&-)
+}
+
+# ---- whose is it, and what belongs to it -----------------------------------------------------------
+
+# Start time of a process in clock ticks after boot; fails when there is none or it is a zombie.
+start_time() {
+	local stat fields
+
+	{ stat=$(< "/proc/$1/stat"); } 2> /dev/null || return 1
+	read -ra fields <<< "${stat##*) }" # the name before it may hold blanks and brackets
+	[[ ${fields[0]} != [ZX] ]] && echo "${fields[19]}"
+}
+
+pid_namespace() {
+	local link
+
+	link=$(readlink /proc/self/ns/pid) && link=${link//[^0-9]/}
+	echo "${link:-0}"
+}
+
+# dead, alive, or foreign: made in another process id namespace, whose processes are not seen here.
+owner_of() {
+	local ns pid start
+
+	IFS=- read -r ns pid start <<< "${1##*/ringwedge-}"
+	if [[ $ns != "$(pid_namespace)" ]]; then
+		echo foreign
+	elif [[ $(start_time "$pid") == "$start" ]]; then
+		echo alive
+	else
+		echo dead
+	fi
+}
+
+# Mount points at or below the folder, innermost first.
+mounts_of() {
+	local point
+
+	tac /proc/self/mountinfo | while read -r _ _ _ _ point _; do
+		printf -v point '%b' "$point" # blanks are written as \040
+		[[ $point/ == "$1"/* ]] && printf '%s\n' "$point"
+	done
+	return 0
+}
+
+# Loop devices whose image is at or below the path.
+loops_of() {
+	local file image
+
+	for file in /sys/block/loop*/loop/backing_file; do
+		{ read -r image < "$file"; } 2> /dev/null || continue
+		if [[ $image/ == "$1"/* ]]; then
+			file=${file#/sys/block/}
+			echo "/dev/${file%%/*}"
+		fi
+	done
+}
+
+processes_of() {
+	local file
+
+	env -u RINGWEDGE_RUN grep -slzxF "RINGWEDGE_RUN=$1" /proc/[0-9]*/environ |
+		while IFS=/ read -r _ _ file _; do echo "$file"; done
+}
+
+# ---- taking down -----------------------------------------------------------------------------------
+
+# Unmount, detach and delete all below the folder, and the folder. $REASON on failure.
+tear_down() {
+	local folder=$1 try item
+
+	for ((try = 0; try < 50; try++)); do
+		((try)) && sleep 0.1 # whoever held it busy was killed, and may still be on its way out
+		# A loop device in use goes by itself when it is let go (LO_FLAGS_AUTOCLEAR).
+		for item in $(loops_of "$folder"); do
+			tool losetup --detach "$item"
+		done
+		while read -r item; do
+			tool umount "$item" < /dev/null || [[ $? != 12[45] ]] || return 1
+		done < <(mounts_of "$folder")
+		if [[ -z $(mounts_of "$folder")$(loops_of "$folder") ]]; then
+			rm -rf --one-file-system "$folder"
+			return
+		fi
+	done
+	REASON="cannot be taken down: ${REASON:-it is still in use}"
+	return 1
+}
+
+# SIGKILL every process of a run and open its gate, without which some could not die.
+kill_processes() {
+	local folder=$1 try pids point
+
+	for ((try = 0; try < 50; try++)); do
+		mapfile -t pids < <(processes_of "$folder")
+		((${#pids[@]})) && kill -KILL "${pids[@]}" 2> /dev/null
+		while read -r point; do
+			[[ $point == */outer ]] && tool fsfreeze --unfreeze "$point" < /dev/null
+		done < <(mounts_of "$folder")
+		((${#pids[@]})) || return 0 # and thawed after the last one, which might have frozen it
+		sleep 0.1
+	done
+	REASON="process ${pids[*]} cannot be killed: reboot the kernel"
+	return 1
+}
+
+# Remove what dead runs left below $SCRATCH; with "all" also what --keep kept.
+clean_up() {
+	local folder LOG=/dev/null status=0 CLEAN_LOCK
+
+	# One at a time: a loop device seen here could else be another run's by the time it is detached.
+	exec {CLEAN_LOCK}< "$SCRATCH"
+	flock --wait 60 "$CLEAN_LOCK" || die "$SCRATCH: locked for a minute by another clean-up"
+	for folder in "$SCRATCH"/ringwedge-*-*-*; do
+		[[ $folder =~ /ringwedge-[0-9]+-[0-9]+-[0-9]+$ && -d $folder && ! -L $folder ]] || continue
+		case $(owner_of "$folder") in
+		alive)
+			[[ $1 == all ]] && say "left alone: $folder: its run is going on"
+			continue
+			;;
+		foreign)
+			[[ $1 == all ]] && say "left alone: $folder: made in another container"
+			continue
+			;;
+		esac
+		[[ $1 != all && -e $folder/keep ]] && continue
+		if kill_processes "$folder" && tear_down "$folder"; then
+			say "removed what a run left: $folder"
+		else
+			say "left alone: $folder: $REASON"
+			status=2
+		fi
+	done
+	exec {CLEAN_LOCK}<&-
+	return "$status"
+}
+
+# ---- setting up ------------------------------------------------------------------------------------
+
+# Make the folder of this run. In a directory given by --dir it is only a folder.
+make_run_folder() {
+	RUN=$SCRATCH/ringwedge-$(pid_namespace)-$$-$(start_time $$)
+	mkdir "$RUN" || die "$SCRATCH: cannot make a folder there"
+	export RINGWEDGE_RUN=$RUN
+	[[ $DIR ]] && return
+
+	{ mount --bind "$RUN" "$RUN" && mount --make-private "$RUN"; } 2> /dev/null ||
+		die "mount is not permitted here: use a machine or VM of your own, or --dir DIR"
+	truncate -s 1M "$RUN/probe.img"
+	attach "$RUN/probe.img" 512 off ||
+		die "no loop devices here ($REASON): build with CONFIG_BLK_DEV_LOOP, leave the container, or use --dir DIR"
+	tool losetup --detach "$LOOP"
+}
+
+# Put an image on a loop device, $LOOP. Two runs may reach for the same free device: try again.
+attach() {
+	local image=$1 sector=$2 direct=$3 try
+
+	for try in 1 2 3 4 5; do
+		if tool losetup --find --sector-size "$sector" --direct-io="$direct" "$image"; then
+			LOOP=$(loops_of "$image")
+			[[ $LOOP ]] && return
+			REASON="losetup succeeded, but no loop device has $image"
+		fi
+		sleep "0.$try"
+	done
+	return 1
+}
+
+# A step of the set-up. Returns the command's failure; a complaint of the kernel is a failure of
+# the kernel's, put into the journal, but the set-up can go on.
+set_up() {
+	local status
+
+	tool "$@"
+	status=$?
+	if ((status == 123)); then
+		check devices "$1" FAIL "$REASON" "$LOG"
+		return 0
+	fi
+	return "$status"
+}
+
+make_outer() {
+	mkdir -p "$SET/outer" "$SET/inner" &&
+		truncate -s "$((${CONF[SIZE]%M} * 5 / 4 + 64))M" "$SET/outer.img" &&
+		attach "$SET/outer.img" 512 off || return
+	# No journal, no lazy initialisation: nothing but the image's blocks is ever written here.
+	set_up mkfs.ext4 -q -F -O ^has_journal -m 0 -N 64 -E nodiscard,lazy_itable_init=1 "$LOOP" &&
+		set_up mount -t ext4 -o noatime,noinit_itable "$LOOP" "$SET/outer"
+}
+
+make_inner() {
+	local options status
+
+	read -ra options <<< "${CONF[MKFS_OPTIONS]}"
+	truncate -s "${CONF[SIZE]}" "$SET/outer/inner.img" &&
+		attach "$SET/outer/inner.img" "${CONF[SECTOR_SIZE]}" "${CONF[DIRECT_IO]}" || return
+	if ! loop_is_as_asked "/sys/block/${LOOP#/dev/}"; then
+		VERDICT=SKIP
+		return 1
+	fi
+	# Nothing is discarded, and no thread initialises tables or the journal behind the test's back.
+	case ${CONF[FILESYSTEM]} in
+	xfs) set_up mkfs.xfs -q -f -K -b "size=${CONF[BLOCK_SIZE]}" "${options[@]}" "$LOOP" ;;
+	ext4) set_up mkfs.ext4 -q -F -b "${CONF[BLOCK_SIZE]}" "${options[@]}" \
+		-E nodiscard,lazy_itable_init=1,lazy_journal_init=1 "$LOOP" ;;
+	esac || return
+	options=("${CONF[MOUNT_OPTIONS]}")
+	[[ ${CONF[FILESYSTEM]} == ext4 ]] && options+=(noinit_itable)
+	set_up mount -t "${CONF[FILESYSTEM]}" -o "$(IFS=,; echo "${options[*]}")" "$LOOP" "$SET/inner"
+	status=$?
+	if ((status)) && ! grep -qw "${CONF[FILESYSTEM]}" /proc/filesystems; then
+		REASON="this kernel has no ${CONF[FILESYSTEM]}"
+		VERDICT=SKIP
+	fi
+	return "$status"
+}
+
+# The loop driver takes some requests as hints.
+loop_is_as_asked() {
+	local sector direct
+
+	read -r sector < "$1/queue/logical_block_size"
+	read -r direct < "$1/loop/dio"
+	if [[ $sector != "${CONF[SECTOR_SIZE]}" ]]; then
+		REASON="the loop device has sectors of $sector bytes, not ${CONF[SECTOR_SIZE]}"
+	elif [[ ${CONF[DIRECT_IO]} == on && $direct != 1 ]]; then
+		REASON="loop direct I/O is not possible on $SCRATCH"
+	else
+		return 0
+	fi
+	return 1
+}
+
+# Make the next set of devices, $SET, for the configuration in CONF. On failure it is taken down
+# again and the reason is in the journal.
+make_devices() {
+	local VERDICT=BROKEN
+	SET=$RUN/$((++NR_SETS))
+
+	if make_outer && make_inner; then
+		LAST_TESTS=()
+		return 0
+	fi
+	check devices set-up "$VERDICT" "$REASON" "$LOG"
+	say "$VERDICT  $CONFIG  $REASON (see $LOG)"
+	tear_down "$SET" || quarantine
+	SET=''
+	return 1
+}
+
+# Leave the set alone for good: a task that cannot be killed holds it. Its gate is opened, or
+# every sync(2) of the machine would hang.
+quarantine() {
+	tool fsfreeze --unfreeze "$SET/outer"
+	say "left alone: $SET: held by a task that cannot be killed"
+	QUARANTINE+=("$SET")
+	SET=''
+}
+
+# Unmount, check and take down the set. What is wrong is a failure of the test that ran last.
+# Returns 1 if anything was.
+release_devices() {
+	local test=devices log=$LOG status=0 after=''
+
+	if [[ $KEEP ]]; then
+		KEPT+=("$SET")
+		SET=''
+		return 0
+	fi
+	((${#LAST_TESTS[@]})) && test=${LAST_TESTS[-1]}
+	((${#LAST_TESTS[@]} > 1)) && after=" (after ${LAST_TESTS[*]})"
+	unmount_inner "$test" "$after" || status=1
+	if [[ $SET && -z $(mounts_of "$SET/inner") ]]; then
+		check_filesystem "$test" "$after" || status=1
+	fi
+	LOG=$log
+	if [[ $SET ]] && ! tear_down "$SET"; then
+		check "$test" unmount BROKEN "$REASON" "$LOG"
+		quarantine
+		status=1
+	fi
+	SET=''
+	return "$status"
+}
+
+unmount_inner() {
+	local test=$1 after=$2 try status
+
+	for ((try = 0; try < 50; try++)); do
+		((try)) && sleep 0.1 # killed tasks let go of the filesystem a moment after their death
+		tool umount "$SET/inner"
+		status=$?
+		((status == 32)) || break # busy
+	done
+	case $status in
+	0) check "$test" unmount PASS "" ;;
+	123) check "$test" unmount FAIL "$REASON$after" "$LOG" ;;
+	12[45]) check "$test" unmount HANG "$REASON$after" "$LOG" ;;
+	*) check "$test" unmount BROKEN "$REASON$after" "$LOG" ;;
+	esac
+	((status == 125)) && quarantine
+	return "$status"
+}
+
+check_filesystem() {
+	local test=$1 after=$2 loop program status
+
+	loop=$(loops_of "$SET/outer/inner.img")
+	LOG=$RESULTS/$CONFIG/$test/fsck.txt
+	mkdir -p "${LOG%/*}"
+	case ${CONF[FILESYSTEM]} in
+	xfs) program=(xfs_repair -n) ;;
+	ext4) program=(e2fsck -fn) ;;
+	esac
+	tool "${program[@]}" "$loop"
+	status=$?
+	case $status in
+	0)
+		check "$test" fsck PASS ""
+		rm -f "$LOG"
+		;;
+	123) check "$test" fsck FAIL "$REASON$after" "$LOG" ;;
+	12[45]) check "$test" fsck HANG "$REASON$after" "$LOG" ;;
+	*) check "$test" fsck FAIL "inconsistent: ${program[*]}: exit status $status$after" "$LOG" ;;
+	esac
+	return "$status"
+}

@@ -1,0 +1,374 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# Run tests on devices made for them, and report. See usage() below, and README.md.
+#
+# One way through: options -> plan -> devices -> test program -> journal -> report. bash makes the
+# devices; whatever parses, times or decides is in build/runner/.
+#
+# shellcheck disable=SC2317 # finish() and what it calls run from a trap
+
+set -u
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 2
+BUILD=${BUILD:-$TOP/build}
+TOOLS=$BUILD/runner
+TESTS=${RINGWEDGE_TESTS:-$BUILD/tests} # tests/meta/ runs the harness on programs of its own
+
+usage() {
+	cat << 'END'
+usage: ./runtests.sh [options] [TEST|GLOB]...
+
+Runs tests on filesystems made on loop devices. By default all tests run on every
+configuration of the group "default".
+
+  -c, --config NAME|GLOB   run on this configuration (repeatable; see configs/)
+  -g, --group NAME         run the tests, on the configurations, of this group (repeatable)
+  -x, --exclude NAME|GLOB  leave out a test, group, configuration or TEST/VARIANT (repeatable)
+      --variant NAME|GLOB  run only this variant (repeatable)
+      --seed N             of all random choices (default: another one each time, printed)
+      --iterate N          run it all N times, with seeds N, N + 1 and so on
+      --until-fail         stop at the first failure; without --iterate, repeat until there is one
+      --shuffle            in random order
+      --shard I/N          only the I-th of N equal parts
+      --timeout-scale X    all waiting times X times as long (0.1 to 1000)
+      --dir DIR            run in DIR, any filesystem with direct I/O, instead of on devices;
+                           needs no root
+      --scratch DIR        where images and mount points are made (default /var/tmp)
+  -o, --results DIR        results go here (default results/TIME-KERNEL, and link results/latest)
+      --keep               leave the devices mounted (until --clean)
+      --ktap               print the report as KTAP, the rest on standard error
+  -q, --quiet              show only what is not green
+  -v, --verbose            show every variant
+
+  -l, --list               list tests and configurations
+      --describe NAME      describe a test or a configuration
+  -n, --dry-run            print what would be run
+      --clean              undo what a killed run, or --keep, left in --scratch (or --dir)
+  -h, --help
+
+exit status: 0 something ran and nothing failed; 1 a failure; 2 wrong usage, set-up or harness;
+3 a hang; 77 nothing ran, all was skipped
+END
+}
+
+say() {
+	printf '%s\n' "$*" >&2
+}
+
+die() {
+	say "runtests.sh: $*"
+	exit 2
+}
+
+# ---- options ---------------------------------------------------------------------------------------
+
+PLAN=() # options for build/runner/plan
+SHOW=() # how much is shown: options for build/runner/supervise
+MODE=run SCRATCH=/var/tmp SCALE=1 ITERATE=1
+DIR='' RESULTS='' SEED='' KEEP='' KTAP='' UNTIL_FAIL='' UNLIMITED=''
+
+number() {
+	[[ $2 =~ ^(0|[1-9][0-9]{0,17})$ ]] || die "$1 takes a number, not \"$2\""
+}
+
+parse_options() {
+	local parsed iterate=''
+
+	parsed=$(getopt --name runtests.sh --options c:g:x:no:qvlh --longoptions \
+		config:,group:,exclude:,variant:,seed:,iterate:,until-fail,shuffle,shard: \
+		--longoptions timeout-scale:,dir:,scratch:,results:,keep,ktap,quiet,verbose \
+		--longoptions list,describe:,dry-run,clean,help -- "$@") || exit 2
+	eval set -- "$parsed"
+	while [[ $1 != -- ]]; do
+		case $1 in
+		-c | --config) PLAN+=(--config "$2") ;;
+		-g | --group) PLAN+=(--group "$2") ;;
+		-x | --exclude) PLAN+=(--exclude "$2") ;;
+		--variant | --shard) PLAN+=("$1" "$2") ;;
+		--describe) PLAN+=("$1" "$2") MODE=plan ;;
+		--seed) number "$1" "$2" && SEED=$2 ;;
+		--iterate)
+			number "$1" "$2" && ITERATE=$2 iterate=1
+			((ITERATE)) || die "--iterate takes 1 or more"
+			;;
+		--timeout-scale) SCALE=$2 ;;
+		--dir) DIR=$2 ;;
+		--scratch) SCRATCH=$2 ;;
+		-o | --results) RESULTS=$2 ;;
+		--until-fail) UNTIL_FAIL=1 ;;
+		--shuffle) PLAN+=("$1") ;;
+		--keep) KEEP=1 ;;
+		--ktap) KTAP=1 ;;
+		-q | --quiet) SHOW=(--quiet) ;;
+		-v | --verbose) SHOW=(--verbose) ;;
+		-l | --list) PLAN+=(--list) MODE=plan ;;
+		-n | --dry-run) PLAN+=(--dry-run) MODE=plan ;;
+		--clean) MODE=clean ;;
+		-h | --help)
+			usage
+			exit 0
+			;;
+		esac
+		case $1 in
+		-[cgxo] | --config | --group | --exclude | --variant | --shard | --describe | --seed | \
+			--iterate | --timeout-scale | --dir | --scratch | --results) shift 2 ;;
+		*) shift ;;
+		esac
+	done
+	shift
+	[[ $MODE == clean && $# -gt 0 ]] && die "--clean takes no tests"
+	PLAN+=(-- "$@")
+	[[ $UNTIL_FAIL && ! $iterate ]] && UNLIMITED=1
+	check_options
+}
+
+check_options() {
+	if ! [[ $SCALE =~ ^[0-9]{1,4}(\.[0-9]{1,6})?$ ]] ||
+		! awk -v x="$SCALE" 'BEGIN { exit !(x >= 0.1 && x <= 1000) }'; then
+		die "--timeout-scale takes 0.1 to 1000, not \"$SCALE\""
+	fi
+	TOOL_SECONDS=$(awk -v x="$SCALE" 'BEGIN { print 60 * x }')
+	if [[ $DIR ]]; then
+		[[ -d $DIR && -w $DIR ]] || die "--dir $DIR: not a directory that can be written"
+		[[ $KEEP ]] && die "--keep: with --dir there are no devices to keep"
+		SCRATCH=$DIR
+		PLAN=(--directory "${PLAN[@]}")
+	fi
+	[[ -d $SCRATCH && -w $SCRATCH || $MODE == plan ]] ||
+		die "--scratch $SCRATCH: not a directory that can be written"
+	SCRATCH=$(realpath "$SCRATCH")
+	: "${SEED:=$((SRANDOM))}"
+	PLAN=(--seed "$SEED" --configs "$TOP/configs" --tests "$TESTS" "${PLAN[@]}")
+}
+
+# ---- the journal and the results -------------------------------------------------------------------
+
+journal() {
+	"$TOOLS/journal" "$RESULTS/journal.jsonl" "$@"
+}
+
+# check TEST VARIANT VERDICT REASON [EVIDENCE]: a verdict of the runner's own.
+check() {
+	journal check "config=$CONFIG" "test=$1" "variant=$2" "verdict=$3" "reason=$4" \
+		${5:+"evidence=$5"}
+	if [[ $3 != PASS && $3 != SKIP ]]; then
+		say "$3  $CONFIG  $1/$2  $4"
+		FAILED=1
+	fi
+}
+
+make_results() {
+	local name i
+
+	PREVIOUS=$TOP/results/latest/results.json
+	[[ -e $PREVIOUS ]] && PREVIOUS=$(realpath "$PREVIOUS") # before the link points to this run
+	if [[ $RESULTS ]]; then
+		mkdir -p "$RESULTS" 2> /dev/null || die "--results $RESULTS: cannot be made"
+		RESULTS=$(realpath "$RESULTS")
+	else
+		name=$TOP/results/$(date +%Y-%m-%d-%H%M%S)-$(uname -r)
+		mkdir -p "$TOP/results" 2> /dev/null || die "$TOP/results: cannot be made: use --results DIR"
+		RESULTS=$name
+		for ((i = 2; i < 100; i++)); do # another run may have begun in the same second
+			mkdir "$RESULTS" 2> /dev/null && break
+			RESULTS=$name-$i
+		done
+	fi
+	# Two runs never share a journal, and no run's results are overwritten.
+	(set -o noclobber && : > "$RESULTS/journal.jsonl") 2> /dev/null ||
+		die "$RESULTS: holds the results of another run, or cannot be written"
+	mkdir -p "$TOP/results" 2> /dev/null && ln -sfnT "$RESULTS" "$TOP/results/latest" 2> /dev/null
+	RESULTS=${RESULTS#"$PWD"/}
+}
+
+# ---- running ---------------------------------------------------------------------------------------
+
+RUN='' SET='' CONFIG='' FAILED='' SUPERVISE='' STARTED=''
+LOG=/dev/null # where the output of mkfs, mount and the like goes
+NR_SETS=0 QUARANTINE=() KEPT=() LAST_TESTS=()
+declare -A CONF
+
+begin_config() {
+	local key value
+
+	CONFIG=$1
+	LOG=$RESULTS/$CONFIG/set-up.txt
+	mkdir -p "$RESULTS/$CONFIG"
+	journal config-start "config=$CONFIG"
+	if [[ $DIR ]]; then
+		SET=$RUN
+		return
+	fi
+	while IFS='=' read -r key value; do
+		CONF[$key]=$value
+	done < <("$TOOLS/config" "$TOP/configs/$CONFIG.conf")
+	make_devices
+}
+
+end_config() {
+	[[ $CONFIG ]] || return
+	[[ $SET && ! $DIR ]] && release_devices
+	journal config-end "config=$CONFIG"
+	CONFIG=''
+}
+
+# supervise TEST VARIANTS OPTION...: in the background, so that a signal to us is handled at once.
+supervise() {
+	local names status
+
+	read -ra names <<< "$2"
+	if [[ $DIR ]]; then
+		set -- "$1" "${@:3}" --dir "$SET"
+	else
+		set -- "$1" "${@:3}" --dir "$SET/inner" --gate "$SET/outer"
+	fi
+	"$TOOLS/supervise" "${@:2}" --config "$CONFIG" --output "$RESULTS/$CONFIG/$1" \
+		--journal "$RESULTS/journal.jsonl" --seed "$RUN_SEED" --timeout-scale "$SCALE" \
+		--previous "$PREVIOUS" "${SHOW[@]}" "$TESTS/$1" "${names[@]}" &
+	SUPERVISE=$!
+	wait "$SUPERVISE"
+	status=$?
+	SUPERVISE=''
+	return "$status"
+}
+
+# Run one test on the set there is. An unkillable task takes the set away: the rest of the test is
+# run on another one, twice at most.
+run_test() {
+	local test=$1 which=$2 variants=$3 try options=()
+
+	mkdir -p "$RESULTS/$CONFIG/$test"
+	[[ $which == all ]] && options=(--all)
+	for try in 1 2 3; do
+		[[ $SET ]] || make_devices || return
+		LAST_TESTS+=("$test")
+		((try == 3)) && options+=(--last-try)
+		supervise "$test" "$variants" "${options[@]}"
+		case $? in
+		0) return ;;
+		3)
+			FAILED=1
+			[[ $DIR ]] && return
+			quarantine
+			options+=(--resume)
+			;;
+		*)
+			FAILED=1
+			[[ $DIR ]] || release_devices # what it left may be broken: the next one gets new ones
+			return
+			;;
+		esac
+	done
+}
+
+run_plan() {
+	local config test which variants broken
+
+	while IFS=$'\t' read -r config test which variants <&3; do
+		[[ $UNTIL_FAIL && $FAILED ]] && break
+		if [[ $config != "$CONFIG" ]]; then
+			end_config
+			begin_config "$config"
+			broken=$?
+		fi
+		((broken)) || run_test "$test" "$which" "$variants"
+	done 3< "$RESULTS/plan"
+	end_config
+}
+
+# Everything is taken down here, however the run ends, but for kill -9.
+finish() {
+	local status=$? reported
+
+	trap '' INT TERM HUP
+	trap - EXIT
+	if [[ $SUPERVISE ]]; then
+		kill -TERM "$SUPERVISE" 2> /dev/null
+		wait "$SUPERVISE"
+	fi
+	if [[ $RUN ]]; then
+		[[ $SET && ! $DIR ]] && kill_processes "$SET"
+		take_down_run
+	fi
+	if [[ $STARTED ]]; then
+		if ((status)); then
+			journal run-end "interrupted:=true"
+		else
+			journal run-end
+		fi
+		report
+		reported=$?
+		((status)) || status=$reported
+	fi
+	exit "$status"
+}
+
+take_down_run() {
+	local set
+
+	if ((${#QUARANTINE[@]} || ${#KEPT[@]})); then
+		[[ $SET ]] && { tear_down "$SET" || say "$SET: $REASON"; }
+		for set in "${KEPT[@]}"; do
+			say "kept: $set/inner (undo with ./runtests.sh --clean)"
+			: > "$RUN/keep"
+		done
+		for set in "${QUARANTINE[@]}"; do
+			say "left alone: $set: held by a task that cannot be killed: reboot the kernel"
+		done
+	elif ! tear_down "$RUN"; then
+		say "left alone: $RUN: $REASON"
+	fi
+}
+
+report() {
+	local quiet=()
+
+	[[ ${SHOW[*]} == --quiet ]] && quiet=(--quiet)
+	"$TOOLS/report" "${quiet[@]}" "$RESULTS"
+	local status=$?
+	[[ $KTAP ]] && cat "$RESULTS/report.ktap" >&4
+	return "$status"
+}
+
+main() {
+	local i
+
+	parse_options "$@"
+	if [[ $MODE == run || $MODE == clean ]] && [[ ! $DIR && $(id -u) != 0 ]]; then
+		die "needs root, to make loop devices and mounts: use sudo, or --dir DIR to test in a directory"
+	fi
+	flock "$TOP" make -s -C "$TOP" >&2 || die "the build failed (./runner/deps run installs what it needs)"
+	case $MODE in
+	plan) exec "$TOOLS/plan" "${PLAN[@]}" ;;
+	clean)
+		clean_up all
+		exit
+		;;
+	esac
+
+	"$TOOLS/plan" "${PLAN[@]}" > /dev/null || exit 2 # before anything is made
+	clean_up dead
+	[[ $KTAP ]] && exec 4>&1 1>&2
+	trap finish EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+	trap 'exit 129' HUP
+	make_run_folder
+	"$TOOLS/probe" "$RUN" >&2 || exit 2
+	make_results
+	journal run-start "seed:=$SEED" "scale:=$SCALE" "argv=$*"
+	STARTED=1
+	"$TOOLS/plan" --journal "$RESULTS/journal.jsonl" "${PLAN[@]}" > "$RESULTS/plan" || exit 2
+	say "ringwedge: kernel $(uname -r), seed $SEED, results in $RESULTS"
+	for ((i = 0; UNLIMITED || i < ITERATE; i++)); do
+		RUN_SEED=$((SEED + i))
+		run_plan
+		[[ $UNTIL_FAIL && $FAILED ]] && break
+	done
+	exit 0
+}
+
+# shellcheck source=runner/devices.sh
+. "$TOP/runner/devices.sh"
+main "$@"
