@@ -93,6 +93,9 @@ parse_options() {
 			((ITERATE)) || die "--iterate takes 1 or more"
 			;;
 		--timeout-scale) SCALE=$2 ;;
+		--dir | --scratch | -o | --results)
+			[[ $2 ]] || die "$1 takes the name of a directory"
+			;;&
 		--dir) DIR=$2 ;;
 		--scratch) SCRATCH=$2 ;;
 		-o | --results) RESULTS=$2 ;;
@@ -153,7 +156,7 @@ check() {
 	journal check "config=$CONFIG" "test=$1" "variant=$2" "verdict=$3" "reason=$4" \
 		${5:+"evidence=$5"}
 	if [[ $3 != PASS && $3 != SKIP ]]; then
-		say "$3  $CONFIG  $1/$2  $4"
+		say "$(printf %-6s "$3") $CONFIG/$1/$2: $4"
 		FAILED=1
 	fi
 }
@@ -184,7 +187,7 @@ make_results() {
 
 # ---- running ---------------------------------------------------------------------------------------
 
-RUN='' SET='' CONFIG='' FAILED='' SUPERVISE='' STARTED=''
+RUN='' SET='' REASON='' CONFIG='' FAILED='' SUPERVISE='' STARTED=''
 LOG=/dev/null # where the output of mkfs, mount and the like goes
 NR_SETS=0 QUARANTINE=() KEPT=() LAST_TESTS=()
 declare -A CONF
@@ -307,16 +310,16 @@ finish() {
 take_down_run() {
 	local set
 
-	if ((${#QUARANTINE[@]} || ${#KEPT[@]})); then
-		[[ $SET ]] && { tear_down "$SET" || say "$SET: $REASON"; }
+	if ((${#KEPT[@]})); then
+		[[ $SET ]] && { tear_down "$SET" || say "left alone: $SET: $REASON"; }
+		: > "$RUN/keep"
 		for set in "${KEPT[@]}"; do
 			say "kept: $set/inner (undo with ./runtests.sh --clean)"
-			: > "$RUN/keep"
 		done
-		for set in "${QUARANTINE[@]}"; do
-			say "left alone: $set: held by a task that cannot be killed: reboot the kernel"
-		done
-	elif ! tear_down "$RUN"; then
+		return 0
+	fi
+	# A task that could not be killed may have died since, when what it waited for was let go.
+	if { ((${#QUARANTINE[@]})) && ! kill_processes "$RUN"; } || ! tear_down "$RUN"; then
 		say "left alone: $RUN: $REASON"
 	fi
 }
@@ -338,7 +341,7 @@ main() {
 	if [[ $MODE == run || $MODE == clean ]] && [[ ! $DIR && $(id -u) != 0 ]]; then
 		die "needs root, to make loop devices and mounts: use sudo, or --dir DIR to test in a directory"
 	fi
-	flock "$TOP" make -s -C "$TOP" >&2 || die "the build failed (./runner/deps run installs what it needs)"
+	flock "$TOP" make -s -C "$TOP" >&2 || die "the build failed (when something is missing: ./runner/deps run)"
 	case $MODE in
 	plan) exec "$TOOLS/plan" "${PLAN[@]}" ;;
 	clean)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -13,11 +14,17 @@
 void die(const char *fmt, ...)
 {
 	va_list args;
+	char *text = NULL, *p;
 
 	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
+	if (vasprintf(&text, fmt, args) < 0)
+		exit(EXIT_BROKEN);
 	va_end(args);
-	fputc('\n', stderr);
+	/* It may quote what a binary file or a user put in: no control characters to a terminal. */
+	for (p = text; *p; p++)
+		if (iscntrl((unsigned char)*p) && *p != '\n')
+			*p = '?';
+	fprintf(stderr, "%s\n", text);
 	exit(EXIT_BROKEN);
 }
 
@@ -70,6 +77,11 @@ double wall_clock(void)
 double steady_clock(void)
 {
 	return clock_seconds(CLOCK_MONOTONIC);
+}
+
+json_t *json_seconds(double seconds)
+{
+	return json_real((long long)(seconds * 1000 + 0.5) / 1000.0);
 }
 
 void journal_append(const char *path, json_t *event)

@@ -108,7 +108,7 @@ tear_down() {
 		done < <(mounts_of "$folder")
 		if [[ -z $(mounts_of "$folder")$(loops_of "$folder") ]]; then
 			rm -rf --one-file-system "$folder"
-			return
+			return $? # without a number, in a trap, it would be the status before the trap
 		fi
 	done
 	REASON="cannot be taken down: ${REASON:-it is still in use}"
@@ -128,7 +128,7 @@ kill_processes() {
 		((${#pids[@]})) || return 0 # and thawed after the last one, which might have frozen it
 		sleep 0.1
 	done
-	REASON="process ${pids[*]} cannot be killed: reboot the kernel"
+	REASON="held by process ${pids[*]}, which cannot be killed: reboot the kernel"
 	return 1
 }
 
@@ -168,7 +168,7 @@ clean_up() {
 # Make the folder of this run. In a directory given by --dir it is only a folder.
 make_run_folder() {
 	RUN=$SCRATCH/ringwedge-$(pid_namespace)-$$-$(start_time $$)
-	mkdir "$RUN" || die "$SCRATCH: cannot make a folder there"
+	mkdir "$RUN" 2> /dev/null || die "$SCRATCH: cannot make a folder there"
 	export RINGWEDGE_RUN=$RUN
 	[[ $DIR ]] && return
 
@@ -272,7 +272,7 @@ make_devices() {
 		return 0
 	fi
 	check devices set-up "$VERDICT" "$REASON" "$LOG"
-	say "$VERDICT  $CONFIG  $REASON (see $LOG)"
+	[[ $VERDICT == SKIP ]] && say "SKIP   $CONFIG: $REASON"
 	tear_down "$SET" || quarantine
 	SET=''
 	return 1

@@ -312,10 +312,11 @@ static void end_file(FILE *file, const char *path)
 static json_t *json_of_variant(const struct variant *variant)
 {
 	static const char *const copied[] = {"seed", "evidence", "kernel_log", "killable"};
-	json_t *json = json_pack(
-		"{s:s, s:s, s:s, s:f, s:i, s:i}", "variant", variant->name, "verdict",
-		verdicts[variant->verdict].name, "reason", variant->reason ? variant->reason : "",
-		"seconds", variant->seconds, "runs", variant->runs, "bad_runs", variant->bad_runs);
+	json_t *json = json_pack("{s:s, s:s, s:s, s:o, s:i, s:i}", "variant", variant->name,
+				 "verdict", verdicts[variant->verdict].name, "reason",
+				 variant->reason ? variant->reason : "", "seconds",
+				 json_seconds(variant->seconds), "runs", variant->runs, "bad_runs",
+				 variant->bad_runs);
 	json_t *value;
 	size_t i;
 
@@ -336,9 +337,9 @@ static json_t *json_of_test(const struct test *t)
 
 	for (i = 0; i < t->nr; i++)
 		json_array_append_new(list, json_of_variant(&t->variant[i]));
-	return json_pack("{s:s, s:s, s:s, s:f, s:o}", "config", t->config, "test", t->name,
-			 "verdict", verdicts[t->verdict].name, "seconds", t->seconds, "variants",
-			 list);
+	return json_pack("{s:s, s:s, s:s, s:o, s:o}", "config", t->config, "test", t->name,
+			 "verdict", verdicts[t->verdict].name, "seconds", json_seconds(t->seconds),
+			 "variants", list);
 }
 
 static void write_json(const char *path, int status, const char *tainted)
@@ -448,24 +449,35 @@ static void print_failures(void)
 	}
 }
 
-/* One line a reason: a thousand variants that were not run have two or three. */
-static void print_not_run(void)
+static bool is_listed(const struct variant *variant, enum verdict verdict)
 {
-	size_t i, k;
+	if (variant->verdict != verdict || variant->is_check)
+		return false;
+	return verdict != SKIP || !variant->expected;
+}
 
-	for (i = 0; i < nr_tests; i++) {
-		const char *reason = NULL;
-		size_t nr = 0;
+/* One line a reason and test: a thousand variants that were not run have two or three. */
+static void print_by_reason(const struct test *t, enum verdict verdict)
+{
+	size_t i, k, nr;
 
-		for (k = 0; k < test[i].nr; k++) {
-			if (test[i].variant[k].verdict != NOTRUN)
+	for (i = 0; i < t->nr; i++) {
+		const char *reason = t->variant[i].reason;
+
+		if (!is_listed(&t->variant[i], verdict))
+			continue;
+		for (k = 0, nr = 0; k < t->nr; k++) {
+			if (!is_listed(&t->variant[k], verdict) ||
+			    strcmp(t->variant[k].reason, reason))
 				continue;
-			reason = test[i].variant[k].reason;
+			if (k < i)
+				break; /* printed with that one */
 			nr++;
 		}
-		if (nr)
-			printf("NOTRUN %s/%s: %zu variants: %s\n", test[i].config, test[i].name, nr,
-			       reason);
+		if (k == t->nr)
+			printf("%-6s %s%s/%s: %zu variants, %s%s: %s\n", verdicts[verdict].name,
+			       verdict == SKIP ? "unexpected: " : "", t->config, t->name, nr,
+			       t->variant[i].name, nr > 1 ? " the first" : "", reason);
 	}
 }
 
@@ -474,21 +486,20 @@ static void print_summary(const char *dir, const char *tainted, bool quiet)
 	static const enum verdict order[] = {PASS, FAIL, HANG, BROKEN, SKIP, NOTRUN};
 	double begin = json_number_value(json_object_get(run_start, "time"));
 	double end = json_number_value(json_object_get(run_end, "time"));
-	const json_t *name;
 	size_t i;
 
 	print_failures();
-	print_not_run();
+	for (i = 0; i < nr_tests; i++)
+		print_by_reason(&test[i], NOTRUN);
 	if (tainted)
 		printf("FAIL   %s\n", tainted);
-	if (!quiet)
-		json_array_foreach (unexpected, i, name)
-			printf("SKIP   unexpected: %s\n", json_string_value(name));
+	for (i = 0; !quiet && i < nr_tests; i++)
+		print_by_reason(&test[i], SKIP);
 	for (i = 0; i < ARRAY_SIZE(order); i++)
 		if (count[order[i]] || order[i] == PASS)
 			printf("%s%u %s", i ? ", " : "", count[order[i]], verdicts[order[i]].count);
 	if (json_array_size(unexpected))
-		printf(" (%zu unexpected)", json_array_size(unexpected));
+		printf("; %zu skips unexpected", json_array_size(unexpected));
 	if (run_end)
 		printf(" in %.0f s", end - begin);
 	printf("; see %s\n", dir);

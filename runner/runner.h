@@ -27,8 +27,9 @@ bool parse_number(const char *text, long long min, long long max, long long *num
 /* True for a finite number above zero. */
 bool parse_scale(const char *text, double *scale);
 
-double wall_clock(void);   /* seconds since the epoch, to the millisecond */
-double steady_clock(void); /* seconds since boot, for differences */
+double wall_clock(void);	      /* seconds since the epoch, to the millisecond */
+double steady_clock(void);	      /* seconds since boot, for differences */
+json_t *json_seconds(double seconds); /* to the millisecond */
 
 /* Add one line to the journal; it is on disk on return. Takes over the reference to event. */
 void journal_append(const char *path, json_t *event);

@@ -47,7 +47,9 @@ static char **variants; /* asked for; with --resume, those behind `after` are st
 static int nr_variants, nr_done;
 
 static json_t *running; /* the "start" event without its "end" */
-static bool not_green, wedged;
+static const char *const weights[] = {"SKIP", "PASS", "NOTRUN", "BROKEN", "FAIL", "HANG"};
+static size_t worst; /* of weights, so far */
+static bool wedged;  /* an unkillable task is left */
 static int skipped;
 static volatile sig_atomic_t stop; /* the signal that asked for it */
 
@@ -65,6 +67,20 @@ static json_t *event_about(const char *kind, const char *variant)
 			 config, "test", test, "variant", variant);
 }
 
+static bool is_green(const char *verdict)
+{
+	return !strcmp(verdict, "PASS") || !strcmp(verdict, "SKIP");
+}
+
+static void weigh(const char *verdict)
+{
+	size_t i;
+
+	for (i = worst + 1; i < ARRAY_SIZE(weights); i++)
+		if (!strcmp(weights[i], verdict))
+			worst = i;
+}
+
 static void end_variant(const char *variant, const char *verdict, const char *reason)
 {
 	json_t *event = event_about("end", variant);
@@ -72,6 +88,7 @@ static void end_variant(const char *variant, const char *verdict, const char *re
 	json_object_set_new(event, "verdict", json_string(verdict));
 	json_object_set_new(event, "reason", json_string(reason));
 	journal_append(journal, event);
+	weigh(verdict);
 }
 
 /* The program itself went wrong: variant "program". */
@@ -82,7 +99,7 @@ static void program_broken(const char *reason)
 	json_object_set_new(event, "verdict", json_string("BROKEN"));
 	json_object_set_new(event, "reason", json_string(reason));
 	journal_append(journal, event);
-	not_green = true;
+	weigh("BROKEN");
 }
 
 /* ---- what is shown ----------------------------------------------------------------------------
@@ -108,8 +125,8 @@ static void wipe(void)
 static void show_verdict(const char *verdict, const char *variant, const char *reason)
 {
 	wipe();
-	printf("%s%-6s%s %s  %s/%s  %s\n", paint(verdict), verdict, colour ? "\033[0m" : "", config,
-	       test, variant, reason);
+	printf("%s%-6s%s %s/%s/%s%s%s\n", paint(verdict), verdict, colour ? "\033[0m" : "", config,
+	       test, variant, *reason ? ": " : "", reason);
 }
 
 static void show_progress(double seconds)
@@ -125,12 +142,10 @@ static void show_progress(double seconds)
 
 static void show_end(double seconds)
 {
-	const char *verdict = wedged ? "HANG" : not_green ? "FAIL" : "PASS";
+	const char *verdict = weights[worst];
 
-	if (!not_green && !wedged && nr_done && skipped == nr_done)
-		verdict = "SKIP";
 	wipe();
-	if (quiet && !not_green && !wedged)
+	if (quiet && is_green(verdict))
 		return;
 	printf("%s%-6s%s %s  %s  %d/%d  %.1fs", paint(verdict), verdict, colour ? "\033[0m" : "",
 	       test, config, nr_done, nr_variants, seconds);
@@ -163,15 +178,14 @@ static double previous_seconds(const char *path)
 static void saw_end(const json_t *event)
 {
 	const char *verdict = text_of(event, "verdict");
-	bool green = !strcmp(verdict, "PASS") || !strcmp(verdict, "SKIP");
 
 	nr_done++;
 	skipped += !strcmp(verdict, "SKIP");
-	not_green |= !green;
+	weigh(verdict);
 	wedged |= json_is_false(json_object_get(event, "killable"));
 	json_decref(running);
 	running = NULL;
-	if (verbose || !green)
+	if (verbose || !is_green(verdict))
 		show_verdict(verdict, text_of(event, "variant"), text_of(event, "reason"));
 }
 
@@ -285,7 +299,7 @@ static void program_ended(int status)
 		reason = format(
 			"the test program exited with %d after %d of %d variants (see %s/stdout)",
 			code, nr_done, nr_variants, output);
-	else if (!not_green && code && code != EXIT_SKIP)
+	else if (is_green(weights[worst]) && code && code != EXIT_SKIP)
 		reason = format(
 			"the test program exited with %d but no variant failed (see %s/stdout)",
 			code, output);
@@ -364,37 +378,44 @@ static void run(void)
 	if (status != -1)
 		program_ended(status);
 	settle_journal();
-	event = json_pack("{s:s, s:f, s:s, s:s, s:f}", "event", "test-end", "time", wall_clock(),
-			  "config", config, "test", test, "seconds", steady_clock() - begin);
+	event = json_pack("{s:s, s:f, s:s, s:s, s:o}", "event", "test-end", "time", wall_clock(),
+			  "config", config, "test", test, "seconds",
+			  json_seconds(steady_clock() - begin));
 	journal_append(journal, event);
 	show_end(steady_clock() - begin);
 }
 
-/* Go on behind the variant of this test and configuration that ended last. */
+/*
+ * Go on behind the variant of this test that ended last on this configuration, with the verdict
+ * there was by then.
+ */
 static void skip_to_rest(void)
 {
 	FILE *file = fopen(journal, "re");
 	char *line = NULL;
 	size_t size = 0;
-	int i, last = -1;
+	int i;
 
 	while (file && getline(&line, &size, file) >= 0) {
 		json_t *event = json_loads(line, 0, NULL);
+		const char *kind = text_of(event, "event");
 
-		if (!strcmp(text_of(event, "event"), "end") &&
-		    !strcmp(text_of(event, "config"), config) &&
-		    !strcmp(text_of(event, "test"), test))
+		if (!strcmp(kind, "config-start"))
+			worst = nr_done = 0; /* another iteration */
+		if (!strcmp(kind, "end") && !strcmp(text_of(event, "config"), config) &&
+		    !strcmp(text_of(event, "test"), test)) {
+			weigh(text_of(event, "verdict"));
 			for (i = 0; i < nr_variants; i++)
 				if (!strcmp(text_of(event, "variant"), variants[i]))
-					last = i;
+					nr_done = i + 1;
+		}
 		json_decref(event);
 	}
 	free(line);
 	if (file)
 		fclose(file);
-	nr_done = last + 1;
-	if (last >= 0)
-		after = variants[last];
+	if (nr_done)
+		after = variants[nr_done - 1];
 }
 
 int main(int argc, char **argv)
@@ -492,7 +513,7 @@ int main(int argc, char **argv)
 	if (resume)
 		skip_to_rest();
 	if (nr_done == nr_variants)
-		return GREEN; /* it was the last one that wedged */
+		return NOT_GREEN; /* it was the last one that wedged */
 	terminal = isatty(STDOUT_FILENO);
 	colour = terminal && !(no_color && *no_color);
 	if (earlier)
@@ -503,5 +524,5 @@ int main(int argc, char **argv)
 	run();
 	if (wedged)
 		return WEDGED;
-	return not_green ? NOT_GREEN : GREEN;
+	return is_green(weights[worst]) ? GREEN : NOT_GREEN;
 }
