@@ -160,10 +160,11 @@ void rw_held_by(const struct rw_who *who, void (*call)(const void *), const void
 {
 	struct timed t = { call, arg, must_wait };
 
-	atomic_store(&rw_shared->caller, who->other ? -1 : my_tid());
+	/* -1: the other task, not there yet; 0: any sleep will do. */
+	atomic_store(&rw_shared->caller, !must_wait ? 0 : who->other ? -1 : my_tid());
 	rw_gate_request(RW_GATE_OPEN_WHEN_BLOCKED);
 	if (who->other)
-		join_helper(start_helper(timed_call, &t, true));
+		join_helper(start_helper(timed_call, &t, must_wait));
 	else
 		timed_call(&t);
 	if (!atomic_load(&rw_shared->opening_at))

@@ -178,9 +178,7 @@ const char *rw_device_name(void);
 
 /* ---- ring, model -------------------------------------------------------------------------------- */
 
-void rw_model_write(struct rw_model *m, off_t off, size_t len, uint32_t gen);
 uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off);
-uint32_t rw_next_gen(struct rw_file *f);
 void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen);
 /* Say in words what a wrong word is. */
 void rw_describe_word(uint64_t word, off_t at, char *buf, size_t len);

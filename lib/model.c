@@ -80,11 +80,6 @@ void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen)
 		w[i] = first + i;
 }
 
-uint32_t rw_next_gen(struct rw_file *f)
-{
-	return ++f->model->gen;
-}
-
 /* ---- cells ----------------------------------------------------------------------------------------- */
 
 static void set_one(struct cell *c, uint64_t word, unsigned int bytes)
@@ -304,6 +299,20 @@ void rw_race(struct rw_file *f, struct rw_change c)
 	m->n_writes = 0;
 }
 
+void rw_unordered(struct rw_file *f)
+{
+	struct rw_model *m = f->model;
+
+	for (unsigned int i = 0; i < m->n_writes; i++)
+		apply_write(m, &m->writes[i]);
+	for (unsigned int i = 0; i < m->n_writes; i++)
+		for (off_t at = m->writes[i].off; at < m->writes[i].off + m->writes[i].len;
+		     at += CELL)
+			add(&m->cells[at / CELL],
+			    (struct alt){ rw_word(m->tag, m->writes[i].gen, at), CELL });
+	m->n_writes = 0;
+}
+
 /* ---- verify ------------------------------------------------------------------------------------------ */
 
 static bool cell_is(const uint64_t *got, const struct alt *a, size_t bytes)
@@ -409,7 +418,7 @@ void rw_verify(struct rw_file *f)
 static void write_all(struct rw_file *f, size_t size)
 {
 	char *buf = aligned_alloc(PAGE, RW_MAX_WRITE);
-	uint32_t gen = rw_next_gen(f);
+	uint32_t gen = ++f->model->gen;
 
 	if (!buf)
 		rw_broken("out of memory");
@@ -498,11 +507,14 @@ const char *rw_path(const struct rw_file *f)
 	return f->model->path;
 }
 
-void rw_model_write(struct rw_model *m, off_t off, size_t len, uint32_t gen)
+unsigned int rw_promise(struct rw_file *f, off_t off, size_t len)
 {
+	struct rw_model *m = f->model;
+
 	if (m->n_writes == WRITES)
 		rw_broken("more than %d writes without rw_then()", WRITES);
-	m->writes[m->n_writes++] = (struct write){ off, (off_t)len, gen };
+	m->writes[m->n_writes++] = (struct write){ off, (off_t)len, ++m->gen };
+	return m->gen;
 }
 
 /* ---- surroundings ---------------------------------------------------------------------------------------- */

@@ -228,17 +228,21 @@ static void write_aio(struct rw_ring *r, struct request *q, int rwf)
 	rw_progress();
 }
 
-void rw_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, int rwf)
+void rw_write_promised(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
+		       unsigned int promise, int rwf)
 {
 	struct request *q = take(r, "write", f, off, len);
-	uint32_t gen = rw_next_gen(f);
 
 	if (len > (size_t)RW_MAX_WRITE || off % 512 || len % 512)
 		rw_broken("rw_write: %zu bytes at %lld", len, (long long)off);
-	rw_fill(f, q->buf, off, len, gen);
-	rw_model_write(f->model, off, len, gen);
+	rw_fill(f, q->buf, off, len, promise);
 	q->want = (long)len;
 	(r->kind->aio ? write_aio : write_uring)(r, q, rwf);
+}
+
+void rw_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, int rwf)
+{
+	rw_write_promised(r, f, off, len, rw_promise(f, off, len), rwf);
 }
 
 void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off, off_t len)

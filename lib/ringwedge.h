@@ -149,6 +149,8 @@ struct rw_change {
 void rw_then(struct rw_file *f, struct rw_change c);
 /* The change was made while the writes were on their way: each write is before or after it. */
 void rw_race(struct rw_file *f, struct rw_change c);
+/* The writes overlap and race each other: each cell holds one that covers it, whole. */
+void rw_unordered(struct rw_file *f);
 /* Contents, size and neighbours, by direct and by cached reads: any other word is a FAIL. */
 void rw_verify(struct rw_file *f);
 
@@ -173,6 +175,10 @@ struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth);
 void rw_use(struct rw_ring *ring, struct rw_file *f);
 /* Submit one direct write of a new generation; it must end with res == len. `rwf`: RWF_* flags. */
 void rw_write(struct rw_ring *ring, struct rw_file *f, off_t off, size_t len, int rwf);
+/* The same in two steps, when another task is to write: announced here, submitted there. */
+unsigned int rw_promise(struct rw_file *f, off_t off, size_t len);
+void rw_write_promised(struct rw_ring *ring, struct rw_file *f, off_t off, size_t len,
+		       unsigned int promise, int rwf);
 /* Submit fallocate(2) as a request of the ring itself; it must end with res == 0. */
 void rw_ring_fallocate(struct rw_ring *ring, struct rw_file *f, int mode, off_t off, off_t len);
 /* Wait for everything submitted; each result must be the exact one. */

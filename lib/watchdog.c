@@ -27,6 +27,7 @@
 #define MOVING 60000	/* ms of moving stacks without progress: livelock */
 #define LONGEST 600000	/* ms without progress, whatever the reason */
 #define BURNT 4000	/* ms of CPU without progress: livelock */
+#define LONGEST_FREEZE 60000 /* ms for the guardian to freeze or thaw */
 #define PROBE 300	/* ms for the harmless signal to show */
 #define KILL_WAIT 2000	/* ms for SIGKILL to work */
 
@@ -43,7 +44,7 @@ struct watch {
 	pid_t child;
 	int pidfd;
 	uint64_t progress, since, last_tick; /* ns; `since` is moved on for time this process lost */
-	uint64_t cpu_at_start, next_sample;
+	uint64_t cpu_at_start, next_sample, gate_since;
 	struct rw_quiet quiet;
 	unsigned int n_samples, n_same;
 	struct sample *samples; /* SAMPLES of them, a ring */
@@ -108,7 +109,7 @@ static void take_sample(struct watch *w)
 		w->cpu_at_start = all_cpu(s);
 }
 
-enum finding { MOVES_ON, DEADLOCK, LOST_WAKEUP, LIVELOCK, STARVED };
+enum finding { MOVES_ON, DEADLOCK, LOST_WAKEUP, LIVELOCK, STARVED, GATE_STUCK };
 
 static bool any_in_d(const struct sample *s)
 {
@@ -305,7 +306,7 @@ static void name_hang(const struct watch *w, enum finding what, char *buf, size_
 {
 	static const char *const words[] = { [LIVELOCK] = "livelock: ", [DEADLOCK] = "",
 					     [LOST_WAKEUP] = "lost wake-up: ", [MOVES_ON] = "",
-					     [STARVED] = "" };
+					     [STARVED] = "", [GATE_STUCK] = "" };
 	const struct rw_task *t = culprit(newest(w));
 	const char *in, *calling = atomic_load(&rw_shared->calling);
 	char where[256];
@@ -389,7 +390,7 @@ static const char *put_down(const struct watch *w, struct rw_outcome *o, FILE *f
 	return how;
 }
 
-static void hang(const struct watch *w, enum finding what, const char *variant,
+static void hang(struct watch *w, enum finding what, const char *variant,
 		 struct rw_outcome *o)
 {
 	double after = (double)(rw_now_ns() - w->since) / 1e9;
@@ -397,6 +398,8 @@ static void hang(const struct watch *w, enum finding what, const char *variant,
 	const char *how, *before = NULL;
 	FILE *f;
 
+	if (!w->n_samples)
+		take_sample(w);
 	name_hang(w, what, what_hangs, sizeof(what_hangs));
 	snprintf(line, sizeof(line), "HANG after %.1f s: %s", after, what_hangs);
 	f = write_evidence(w, variant, line, o);
@@ -406,11 +409,14 @@ static void hang(const struct watch *w, enum finding what, const char *variant,
 		fsync(fileno(f));
 		fclose(f);
 	}
-	o->verdict = what == STARVED ? RW_BROKEN : RW_HANG;
+	o->verdict = what == STARVED || what == GATE_STUCK ? RW_BROKEN : RW_HANG;
 	/* It had its say and hangs at its own exit: both are worth knowing. */
 	if (atomic_load(&rw_shared->verdict) > RW_PASS)
 		before = rw_shared->reason;
-	if (what == STARVED)
+	if (what == GATE_STUCK)
+		snprintf(o->reason, sizeof(o->reason), "the gate's guardian does not answer: %s",
+			 what_hangs);
+	else if (what == STARVED)
 		snprintf(o->reason, sizeof(o->reason), "no CPU for %.0f s: %s", after, what_hangs);
 	else
 		snprintf(o->reason, sizeof(o->reason), "%s, %s%s%.200s", line, how,
@@ -448,6 +454,11 @@ static enum finding look(struct watch *w)
 	/* Time in which this process itself got no CPU says nothing about the test. */
 	if (late > 50 * RW_MS)
 		w->since += late;
+	if (!rw_gate_busy())
+		w->gate_since = now;
+	/* FIFREEZE writes back what is dirty, which takes what it takes: but not for ever. */
+	if (now - w->gate_since > scaled(LONGEST_FREEZE))
+		return GATE_STUCK;
 	if (progress != w->progress || rw_gate_busy()) {
 		w->progress = progress;
 		w->since = now;
@@ -479,7 +490,7 @@ void rw_watch(pid_t child, const char *variant, struct rw_outcome *o)
 		waitpid(child, NULL, 0);
 		return;
 	}
-	w.since = w.last_tick = start;
+	w.since = w.last_tick = w.gate_since = start;
 	p.fd = w.pidfd;
 	p.events = POLLIN;
 	while (found == MOVES_ON && poll(&p, 1, TICK) <= 0)

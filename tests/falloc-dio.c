@@ -92,7 +92,7 @@ static void run(const void *const *at)
 		rw_then(f, op->change);
 		rw_verify(f);
 	}
-	rw_for_ms(30) {
+	rw_for_ms(20) {
 		struct rw_file *f = start(ring, op, op->shared ? RW_SHARED : RW_WRITTEN);
 		const struct arg a = { f, op };
 

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * truncate(2) against direct writes in flight.
+ *
+ * Before blocks are taken away the filesystem must wait in inode_dio_wait() (ext4_setattr() when it
+ * shrinks, xfs_setattr_size() always). Without the wait a write lands in freed blocks, or its
+ * completion brings back the old size; when the write's completion needs the task that waits, the
+ * truncation sleeps for ever in D.
+ */
+#include "ringwedge.h"
+
+#define SIZE (512 * RW_KIB)
+#define SMALL (128 * RW_KIB)
+#define LARGE (768 * RW_KIB)
+
+static const struct op {
+	const char *name;
+	off_t to;	    /* the size to set */
+	off_t back;	    /* and then, if not 0 */
+	bool open;	    /* by open(2) with O_TRUNC */
+	bool only_extend;   /* only with a write in flight that itself extends the file */
+	unsigned int waits; /* which filesystems promise to wait */
+} ops[] = {
+	{ "shrink", SMALL, .waits = RW_XFS | RW_EXT4 },
+	{ "extend", LARGE, .waits = RW_XFS },
+	{ "extend-over-extending", LARGE, .only_extend = true, .waits = RW_XFS },
+	{ "to-sub-block", SMALL + 1000, .waits = RW_XFS | RW_EXT4 },
+	{ "zero-and-back", 0, SIZE, .waits = RW_XFS | RW_EXT4 },
+	{ "open-trunc", 0, .open = true, .waits = RW_XFS | RW_EXT4 },
+	{ "sub-block-and-back", SMALL + 1000, SIZE, .waits = RW_XFS | RW_EXT4 },
+};
+
+static const struct {
+	enum rw_state state;
+	int rwf;
+	bool extend;
+} kinds[] = {
+	{ RW_WRITTEN, 0, false },
+	{ RW_UNWRITTEN, 0, false },
+	{ RW_WRITTEN, RWF_DSYNC, false },
+	{ RW_WRITTEN, 0, true },
+};
+
+struct arg {
+	const struct rw_file *file;
+	const struct op *op;
+};
+
+static void call(const void *p)
+{
+	const struct arg *a = p;
+
+	if (a->op->open)
+		close((int)rw_ok(open(rw_path(a->file), O_RDWR | O_TRUNC | O_CLOEXEC)));
+	else
+		rw_ok(ftruncate(a->file->fd, a->op->to));
+}
+
+static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_state state)
+{
+	struct rw_file *f = rw_file("file", state, SIZE);
+	const struct arg a = { f, op };
+
+	/* Once with nothing in flight, to read the metadata it needs. */
+	call(&a);
+	f = rw_file("file", state, SIZE);
+	rw_use(ring, f);
+	return f;
+}
+
+static void submit(struct rw_ring *ring, struct rw_file *f, int rwf, bool extend)
+{
+	rw_write(ring, f, 0, 64 * RW_KIB, rwf);
+	rw_write(ring, f, SMALL - 16 * RW_KIB, 32 * RW_KIB, rwf);
+	rw_write(ring, f, SIZE - 64 * RW_KIB, 16 * RW_KIB, rwf);
+	if (extend)
+		rw_write(ring, f, SIZE, 64 * RW_KIB, rwf);
+}
+
+static void check(struct rw_file *f, const struct op *op)
+{
+	rw_verify(f);
+	if (!op->back)
+		return;
+	rw_ok(ftruncate(f->fd, op->back));
+	rw_then(f, (struct rw_change){ RW_RESIZE, op->back });
+	rw_verify(f);
+}
+
+static void run(const void *const *at)
+{
+	const struct op *op = at[0];
+	const struct rw_change change = { RW_RESIZE, op->to };
+	struct rw_ring *ring = rw_ring(at[1], 8);
+
+	for (unsigned int k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(kinds); k++) {
+		struct rw_file *f = start(ring, op, kinds[k].state);
+		const struct arg a = { f, op };
+
+		if (op->to > SIZE && op->only_extend != kinds[k].extend)
+			continue;
+		rw_gate_shut();
+		submit(ring, f, kinds[k].rwf, kinds[k].extend);
+		rw_held_by(at[2], call, &a,
+			   rw_in_flight(rw_unreaped(ring)) > 0 && op->waits & rw_fs());
+		rw_reap(ring);
+		rw_then(f, change);
+		check(f, op);
+	}
+	rw_for_ms(20) {
+		struct rw_file *f = start(ring, op, RW_WRITTEN);
+		const struct arg a = { f, op };
+
+		submit(ring, f, 0, op->only_extend);
+		rw_jitter(200);
+		rw_by(at[2], call, &a);
+		rw_reap(ring);
+		rw_race(f, change);
+		rw_verify(f);
+	}
+	rw_ring_close(ring);
+}
+
+static const char *const guards[] = {
+	"838b35bb6a89 io_uring/rw: disable IOCB_DIO_CALLER_COMP",
+	"1c9114f9c0f1 ext4: serialize unlocked dio reads with truncate",
+	NULL,
+};
+
+static const char *const groups[] = { "truncate", "quick", NULL };
+
+const struct rw_test rw_test = {
+	.name = "truncate-dio",
+	.summary = "truncation waits for direct writes in flight and keeps what is inside the new size",
+	.guards = guards,
+	.groups = groups,
+	.axes = { RW_AXIS(ops), RW_AXIS(rw_ring_kinds), RW_AXIS(rw_whos) },
+	.run = run,
+};

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Direct writes of less than a filesystem block, two at a time.
+ *
+ * The first such write to an unwritten block or a hole zeroes the rest of the block. Two of them at
+ * once (ext4_dio_write_checks(), xfs_file_dio_write_unaligned() must take turns), or one over an
+ * aligned write that is in flight, and the zeros of the one come down on the data of the other.
+ */
+#include "ringwedge.h"
+
+#define SIZE (256 * RW_KIB)
+#define AT (128 * RW_KIB) /* the block that is written in parts */
+
+static const struct where {
+	const char *name;
+	enum rw_state state;
+	bool eof; /* the file ends one sector into the block */
+} wheres[] = {
+	{ "written", RW_WRITTEN },	  { "unwritten", RW_UNWRITTEN }, { "hole", RW_HOLE },
+	{ "across-eof", RW_WRITTEN, true }, { "shared", RW_SHARED },
+};
+
+/* In blocks and sectors relative to AT: what is written before, or beside, the part. */
+static const struct first {
+	const char *name;
+	int block, blocks; /* an aligned write; blocks == 0: the first sector of the block */
+} firsts[] = {
+	{ "beside-part", 0, 0 },
+	{ "beside-aligned", -4, 4 },
+	{ "over-aligned", -2, 4 },
+};
+
+struct arg {
+	const struct rw_ring_kind *kind;
+	struct rw_ring *ring; /* NULL: another task, with a ring of its own */
+	struct rw_file *file;
+	off_t off;
+	size_t len;
+	unsigned int promise;
+};
+
+static void second(const void *p)
+{
+	const struct arg *a = p;
+	struct rw_ring *ring = a->ring ? a->ring : rw_ring(a->kind, 1);
+
+	rw_use(ring, a->file);
+	rw_write_promised(ring, a->file, a->off, a->len, a->promise, 0);
+	if (!a->ring)
+		rw_reap(ring);
+}
+
+static void run(const void *const *at)
+{
+	const struct where *where = at[0];
+	const struct first *first = at[1];
+	const struct rw_who *who = at[3];
+	const size_t sector = rw_sector_size(), block = rw_block_size();
+	const size_t sectors = block / sector;
+	struct rw_ring *ring = rw_ring(at[2], 4);
+	bool gate = rw_has_gate();
+
+	if (sectors < 2)
+		rw_skip("needs device sectors (%zu) smaller than a filesystem block (%zu)", sector,
+			block);
+	rw_for_ms(15) {
+		const size_t size = where->eof ? AT + sector : SIZE;
+		struct rw_file *f = rw_file("file", where->state, size);
+		/* The part: from the second sector to anywhere before the end of the block. */
+		struct arg a = { at[2], who->other ? NULL : ring, f, AT + (off_t)sector,
+				 sector * (1 + rw_rand((unsigned int)sectors - 1)) };
+
+		rw_use(ring, f);
+		if (gate)
+			rw_gate_shut();
+		if (first->blocks)
+			rw_write(ring, f, AT + first->block * (off_t)block,
+				 (size_t)first->blocks * block, 0);
+		else
+			rw_write(ring, f, AT, sector, 0);
+		if (gate)
+			rw_in_flight(1);
+		else
+			rw_jitter(100);
+		a.promise = rw_promise(f, a.off, a.len);
+		if (gate && who->other)
+			rw_held_by(who, second, &a, false);
+		else
+			rw_by(who, second, &a);
+		if (gate && !who->other)
+			rw_held_reap(ring);
+		rw_reap(ring);
+		rw_unordered(f);
+		rw_verify(f);
+		gate = false; /* once held, then free-running */
+	}
+	rw_ring_close(ring);
+}
+
+static const char *const guards[] = {
+	"ed1128c2d0c8 xfs: reduce exclusive locking on unaligned dio",
+	"310ee0902b8d ext4: allow concurrent unaligned dio overwrites",
+	NULL,
+};
+
+static const char *const groups[] = { "unaligned", NULL };
+static const char *const needs[] = { "device sectors smaller than a block", NULL };
+
+const struct rw_test rw_test = {
+	.name = "unaligned-dio",
+	.summary = "direct writes of parts of a block leave the rest of it, and each other, alone",
+	.guards = guards,
+	.groups = groups,
+	.needs = needs,
+	.axes = { RW_AXIS(wheres), RW_AXIS(firsts), RW_AXIS(rw_ring_kinds), RW_AXIS(rw_whos) },
+	.run = run,
+};
