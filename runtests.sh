@@ -341,7 +341,9 @@ main() {
 	if [[ $MODE == run || $MODE == clean ]] && [[ ! $DIR && $(id -u) != 0 ]]; then
 		die "needs root, to make loop devices and mounts: use sudo, or --dir DIR to test in a directory"
 	fi
-	flock "$TOP" make -s -C "$TOP" >&2 || die "the build failed (when something is missing: ./runner/deps run)"
+	[[ $MODE == clean && -x $TOOLS/within ]] ||
+		flock "$TOP" make -s -C "$TOP" >&2 ||
+		die "the build failed (when something is missing: ./runner/deps run)"
 	case $MODE in
 	plan) exec "$TOOLS/plan" "${PLAN[@]}" ;;
 	clean)

@@ -195,6 +195,8 @@ static void saw_line(const char *line)
 
 	/* This process adds "check" and NOTRUN lines of its own: those are not looked at here. */
 	if (!strcmp(text_of(event, "event"), "start")) {
+		if (running)
+			weigh("FAIL"); /* it did not end */
 		json_decref(running);
 		running = json_incref(event);
 	} else if (!strcmp(text_of(event, "event"), "end")) {
@@ -285,6 +287,23 @@ static void kill_program(pid_t pid, const char *why)
 	free(path);
 }
 
+/* What is left in the program's group must not work on the next test's device. */
+static void kill_leftovers(pid_t group)
+{
+	char *where, *reason;
+	int status;
+
+	if (tasks_kill(group, &status))
+		return;
+	wedged = true;
+	where = tasks_blame(getpid()); /* the orphans are ours now */
+	reason = format("the test program left a task that cannot be killed: %s", where);
+	program_broken(reason);
+	show_verdict("BROKEN", "program", reason);
+	free(reason);
+	free(where);
+}
+
 static void program_ended(int status)
 {
 	int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -372,9 +391,8 @@ static void run(void)
 	status = watch_program(pid, file);
 	read_journal(file);
 	fclose(file);
-	/* What is left in its group must not work on the next test's device. */
 	if (!wedged)
-		wedged = !tasks_kill(pid, &(int){0});
+		kill_leftovers(pid);
 	if (status != -1)
 		program_ended(status);
 	settle_journal();
