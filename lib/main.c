@@ -6,12 +6,15 @@
 #include <fnmatch.h>
 #include <getopt.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+
+#define ORPHAN_WAIT 2000 /* ms for SIGKILL to work on what a variant left */
 
 struct rw_options rw_opt = { .output = ".", .config = "dir", .max_hangs = 1, .timeout_scale = 1 };
 struct rw_shared *rw_shared;
@@ -152,15 +155,44 @@ static void empty_work_dir(void)
 
 /* ---- one variant -------------------------------------------------------------------------------- */
 
-static void reap_orphans(void)
+/*
+ * As a subreaper this process inherits what the child leaves: that must not live on beside the
+ * next variant. Returns one that cannot be killed, or 0.
+ */
+static pid_t reap_orphans(void)
 {
+	uint64_t end = rw_now_ns() + (uint64_t)(ORPHAN_WAIT * rw_opt.timeout_scale) * RW_MS;
 	pid_t left[64];
 
-	/* As a subreaper this process inherits what the child leaves; it must not outlive it. */
-	for (unsigned int i = 0, n = rw_descendants(getpid(), left, 64); i < n; i++)
-		kill(left[i], SIGKILL);
-	while (waitpid(-1, NULL, WNOHANG) > 0)
-		;
+	for (;;) {
+		unsigned int n = rw_descendants(getpid(), left, 64);
+
+		if (!n)
+			return 0;
+		if (rw_now_ns() > end)
+			return left[0];
+		for (unsigned int i = 0; i < n; i++)
+			kill(left[i], SIGKILL);
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+		poll(NULL, 0, 1); /* some are adopted only when their parents have died */
+	}
+}
+
+static void blame_orphan(pid_t pid, struct rw_outcome *o)
+{
+	static struct rw_task t[RW_MAX_TASKS];
+	char where[512];
+
+	atomic_store(&rw_shared->n_helpers, 0);
+	if (!rw_tasks(pid, t, RW_MAX_TASKS, true))
+		return; /* just gone */
+	rw_where(&t[0], where, sizeof(where));
+	o->verdict = RW_HANG;
+	o->unkillable = true;
+	snprintf(o->reason, sizeof(o->reason),
+		 "HANG after the variant's end: %s/%d %c in %s (%s), unkillable", t[0].comm, pid,
+		 t[0].state, where, rw_syscall_name(t[0].syscall));
 }
 
 static void in_child(const void *const *at, pid_t parent)
@@ -231,8 +263,12 @@ static void run_variant(unsigned int i, struct rw_outcome *o)
 	if (!child)
 		in_child(at, parent);
 	rw_watch(child, name, o);
-	if (!o->unkillable)
-		reap_orphans();
+	if (!o->unkillable) {
+		pid_t left = reap_orphans();
+
+		if (left)
+			blame_orphan(left, o);
+	}
 	check_kernel_log(&k, name, o, log, sizeof(log));
 	if (o->verdict == RW_PASS && (rw_taint() & ~taint)) {
 		o->verdict = RW_FAIL;
