@@ -326,7 +326,7 @@ void rw_gate_shut(void)
 	if (!wait_for(RW_GATE_SHUT))
 		rw_broken("the gate does not shut: FIFREEZE of the outer filesystem: %s",
 			  strerror(atomic_load(&rw_shared->gate_error)));
-	rw_progress();
+	rw_returned();
 }
 
 void rw_gate_open(void)

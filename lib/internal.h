@@ -73,6 +73,19 @@ static inline uint64_t rw_now_ns(void)
 }
 #define RW_MS 1000000ull /* ns */
 
+/* The call announced with rw_enter() is over; its result is looked at elsewhere. */
+static inline void rw_returned(void)
+{
+	atomic_store(&rw_shared->in_call, 0);
+	rw_progress();
+}
+
+/* The announced call that has not returned, or NULL. */
+static inline const char *rw_in_call(void)
+{
+	return atomic_load(&rw_shared->in_call) ? atomic_load(&rw_shared->calling) : NULL;
+}
+
 static inline void rw_shared_renew(void)
 {
 	memset(&rw_shared->progress, 0, sizeof(*rw_shared) - offsetof(struct rw_shared, progress));

@@ -150,7 +150,7 @@ static void empty_work_dir(void)
 			unlinkat(dirfd(d), e->d_name, 0);
 	if (d)
 		closedir(d);
-	rw_progress();
+	rw_returned();
 }
 
 /* ---- one variant -------------------------------------------------------------------------------- */

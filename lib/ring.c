@@ -122,7 +122,7 @@ struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth)
 	} else {
 		set_up_uring(r);
 	}
-	rw_progress();
+	rw_returned();
 	return r;
 }
 
@@ -327,7 +327,7 @@ void rw_ring_close(struct rw_ring *r)
 		io_destroy(r->aio);
 	else
 		io_uring_queue_exit(&r->uring);
-	rw_progress();
+	rw_returned();
 	munmap(r->arena, r->depth * RW_MAX_WRITE);
 	free(r->requests);
 	free(r);

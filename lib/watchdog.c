@@ -308,7 +308,7 @@ static void name_hang(const struct watch *w, enum finding what, char *buf, size_
 					     [LOST_WAKEUP] = "lost wake-up: ", [MOVES_ON] = "",
 					     [STARVED] = "", [GATE_STUCK] = "" };
 	const struct rw_task *t = culprit(newest(w));
-	const char *in, *calling = atomic_load(&rw_shared->calling);
+	const char *in, *calling = rw_in_call();
 	char where[256];
 
 	if (!t) {
@@ -436,7 +436,7 @@ static void ended(int status, struct rw_outcome *o)
 		o->verdict = RW_FAIL;
 		snprintf(o->reason, sizeof(o->reason), "the test was killed by signal %d (%s) in %s",
 			 WTERMSIG(status), strsignal(WTERMSIG(status)),
-			 atomic_load(&rw_shared->calling) ? rw_shared->calling : "its own code");
+			 rw_in_call() ? rw_in_call() : "its own code");
 	} else {
 		o->verdict = RW_BROKEN;
 		snprintf(o->reason, sizeof(o->reason), "the test exited (status %d) without a verdict",
