@@ -251,6 +251,7 @@ static FILE *write_evidence(const struct watch *w, const char *variant, const ch
 	const char *calling = atomic_load(&rw_shared->calling);
 	unsigned int writes = 0;
 	char buf[256];
+	int in_flight;
 	FILE *f;
 
 	snprintf(o->evidence, sizeof(o->evidence), "%s/%s.hang.txt", rw_opt.output, variant);
@@ -265,8 +266,9 @@ static FILE *write_evidence(const struct watch *w, const char *variant, const ch
 	rw_slurp("/proc/version", buf, sizeof(buf));
 	fprintf(f, "%s\nlast call: %s%s\n", buf, calling ? calling : "none",
 		atomic_load(&rw_shared->in_call) ? " (not returned)" : " (returned)");
+	in_flight = rw_device_in_flight(&writes);
 	fprintf(f, "I/O in flight at %s: %d, of it writes: %u; gate: %s\n", rw_device_name(),
-		rw_device_in_flight(&writes), writes, rw_gate_is_shut() ? "shut" : "open");
+		in_flight, writes, rw_gate_is_shut() ? "shut" : "open");
 	if (!rw_stack_readable())
 		fprintf(f, "missing: /proc/PID/stack cannot be read (needs root and "
 			   "CONFIG_STACKTRACE); wchan and the system call must do\n");
