@@ -199,7 +199,7 @@ void rw_describe_word(uint64_t word, off_t at, char *buf, size_t len);
 /* ---- report (report.c) -------------------------------------------------------------------------- */
 
 void rw_report_start(const char *variant);
-void rw_report_end(const char *variant, const struct rw_outcome *o, const char *kernel_log);
+void rw_report_end(const char *variant, struct rw_outcome *o, const char *kernel_log);
 void rw_report_plan(unsigned int n);
 void rw_describe(const char *const *variants, unsigned int n);
 

@@ -119,14 +119,24 @@ static void append(json_t *line)
 
 static json_t *event(const char *what, const char *variant, const char *verdict, const char *reason)
 {
-	/* Reasons may quote bytes of any kind; JSON is UTF-8. */
-	json_t *text = json_string(reason);
-
-	if (!text)
-		text = json_string("(not UTF-8)");
-	return json_pack("{ss sf ss ss ss sI ss so}", "event", what, "time", now(), "config",
+	return json_pack("{ss sf ss ss ss sI ss ss}", "event", what, "time", now(), "config",
 			 rw_opt.config, "test", rw_test.name, "variant", variant, "seed",
-			 (json_int_t)rw_opt.seed, "verdict", verdict, "reason", text);
+			 (json_int_t)rw_opt.seed, "verdict", verdict, "reason", reason);
+}
+
+/* A reason may quote anything, and goes into formats of one line, in UTF-8, for terminals. */
+static void tidy(char *reason)
+{
+	json_t *text;
+
+	for (unsigned char *c = (unsigned char *)reason; *c; c++)
+		if (*c < ' ' || *c == 0x7f)
+			*c = ' ';
+	text = json_string(reason);
+	for (unsigned char *c = (unsigned char *)reason; !text && *c; c++)
+		if (*c >= 0x80)
+			*c = '?';
+	json_decref(text);
 }
 
 void rw_report_plan(unsigned int n)
@@ -168,10 +178,12 @@ static void print_plain(const char *variant, const struct rw_outcome *o)
 		printf("        see %s\n", rw_test.guards[i]);
 }
 
-void rw_report_end(const char *variant, const struct rw_outcome *o, const char *kernel_log)
+void rw_report_end(const char *variant, struct rw_outcome *o, const char *kernel_log)
 {
-	json_t *line = event("end", variant, rw_verdict_name(o->verdict), o->reason);
+	json_t *line;
 
+	tidy(o->reason);
+	line = event("end", variant, rw_verdict_name(o->verdict), o->reason);
 	json_object_set_new(line, "seconds", json_real(o->seconds));
 	json_object_set_new(line, "kernel_log", json_string(kernel_log));
 	json_object_set_new(line, "held", json_integer(atomic_load(&rw_shared->held)));
