@@ -178,17 +178,23 @@ unsigned int rw_descendants(pid_t root, pid_t *out, unsigned int max)
 {
 	struct {
 		pid_t pid, parent;
-	} all[4096];
+	} *all = NULL, *more_room;
 	unsigned int n_all = 0, n = 0;
 	char path[64], buf[1024];
 	struct dirent *e;
 	DIR *d = opendir("/proc");
 
-	while (d && n_all < RW_ARRAY_SIZE(all) && (e = readdir(d))) {
+	while (d && (e = readdir(d))) {
 		const char *close;
 
 		if (!isdigit((unsigned char)e->d_name[0]))
 			continue;
+		if (n_all % 512 == 0) {
+			more_room = realloc(all, (n_all + 512) * sizeof(*all));
+			if (!more_room)
+				break;
+			all = more_room;
+		}
 		snprintf(path, sizeof(path), "/proc/%.20s/stat", e->d_name);
 		if (rw_slurp(path, buf, sizeof(buf)) < 0 || !(close = strrchr(buf, ')')))
 			continue;
@@ -213,6 +219,7 @@ unsigned int rw_descendants(pid_t root, pid_t *out, unsigned int max)
 			}
 		}
 	}
+	free(all);
 	return n;
 }
 
