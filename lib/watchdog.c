@@ -318,7 +318,9 @@ static void name_hang(const struct watch *w, enum finding what, char *buf, size_
 		return;
 	}
 	rw_where(t, where, sizeof(where));
-	in = t->io_worker ? "io-wq" : rw_syscall_name(t->syscall);
+	in = !t->io_worker		       ? rw_syscall_name(t->syscall) :
+	     !strncmp(t->comm, "iou-sqp-", 8) ? "SQPOLL" :
+						"io-wq";
 	snprintf(buf, len, "%s%s/%d %c in %s (%s)", words[what], t->comm, t->tid, t->state, where,
 		 in[0] ? in : calling ? calling : "user space");
 }
