@@ -59,14 +59,21 @@ void rw_calibrate(void)
 {
 	/* About 2 ms on a present-day core, some 60 ms under TCG. */
 	volatile uint64_t x = 88172645463325252ull;
-	uint64_t start = rw_now_ns();
+	uint64_t best = UINT64_MAX;
 
-	for (int i = 0; i < 300000; i++) {
-		x ^= x << 13;
-		x ^= x >> 7;
-		x ^= x << 17;
+	/* In small pieces: one of them will not be interrupted by the machine's other work. */
+	for (int piece = 0; piece < 10; piece++) {
+		uint64_t start = rw_now_ns(), took;
+
+		for (int i = 0; i < 30000; i++) {
+			x ^= x << 13;
+			x ^= x >> 7;
+			x ^= x << 17;
+		}
+		took = rw_now_ns() - start;
+		best = took < best ? took : best;
 	}
-	slowness = (double)(rw_now_ns() - start) / (3.0 * RW_MS);
+	slowness = 10 * (double)best / (3.0 * RW_MS);
 	slowness = slowness < 1 ? 1 : slowness > 20 ? 20 : slowness;
 }
 
