@@ -309,7 +309,7 @@ static unsigned long long number(const char *opt, const char *s)
 
 	errno = 0;
 	v = strtoull(s, &end, 0);
-	if (errno || *end || end == s || *s == '-')
+	if (errno || *end || *s < '0' || *s > '9' || v > INT64_MAX)
 		die("%s takes a number, not \"%s\"", opt, s);
 	return v;
 }
@@ -434,6 +434,7 @@ static void check_place(void)
 {
 	char why[256];
 	struct stat st;
+	int fd;
 
 	if (!rw_opt.dir)
 		die("-d DIR is needed: a directory to test in (see --help)");
@@ -443,10 +444,14 @@ static void check_place(void)
 		die("%s: %s", rw_opt.dir, strerror(errno));
 	if (stat(rw_opt.output, &st) || !S_ISDIR(st.st_mode) || access(rw_opt.output, W_OK))
 		die("%s: not a directory that can be written (-o)", rw_opt.output);
-	make_work_dir();
+	if (rw_opt.journal && (fd = open(rw_opt.journal, O_WRONLY | O_CREAT | O_CLOEXEC, 0666)) < 0)
+		die("--journal %s: %s", rw_opt.journal, strerror(errno));
+	if (rw_opt.journal)
+		close(fd);
 	rw_device_find(rw_opt.dir);
 	if (rw_opt.gate && rw_gate_start(rw_opt.gate, why, sizeof(why)))
 		die("--gate %s: %s", rw_opt.gate, why);
+	make_work_dir(); /* last: the ways out above leave nothing behind */
 }
 
 static int run(const unsigned int *chosen, unsigned int n)
