@@ -193,8 +193,8 @@ const char *rw_device_name(void);
 
 uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off);
 void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen);
-/* Say in words what a wrong word is. */
-void rw_describe_word(uint64_t word, off_t at, char *buf, size_t len);
+/* Say in words where a word comes from. */
+void rw_describe_word(uint64_t word, char *buf, size_t len);
 
 /* ---- report (report.c) -------------------------------------------------------------------------- */
 

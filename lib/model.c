@@ -56,7 +56,7 @@ uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off)
 	return (uint64_t)tag << 52 | (uint64_t)(gen & 0xffff) << 36 | (uint64_t)off / 8;
 }
 
-void rw_describe_word(uint64_t word, off_t at, char *buf, size_t len)
+void rw_describe_word(uint64_t word, char *buf, size_t len)
 {
 	unsigned int tag = (unsigned int)(word >> 52);
 	unsigned int gen = word >> 36 & 0xffff;
@@ -68,8 +68,8 @@ void rw_describe_word(uint64_t word, off_t at, char *buf, size_t len)
 	else if (!tag || !name)
 		snprintf(buf, len, "%#018llx, no word of this test", (unsigned long long)word);
 	else
-		snprintf(buf, len, "\"%s\" (file %u) generation %u offset %lld%s", name, tag, gen,
-			 (long long)off, off == at ? "" : " (shifted or foreign)");
+		snprintf(buf, len, "\"%s\" (file %u) generation %u offset %lld", name, tag, gen,
+			 (long long)off);
 }
 
 void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen)
@@ -326,10 +326,26 @@ static bool cell_is(const uint64_t *got, const struct alt *a, size_t bytes)
 	return true;
 }
 
+/* In a word, how does it differ from what should be there? `home`: a word of the same place. */
+static const char *difference(uint64_t word, uint64_t want, uint64_t home)
+{
+	const uint64_t offset = 0xfffffffffull, gen = 0xffffull << 36;
+
+	home = want ? want : home;
+	if (!word)
+		return "zeroed";
+	if (word >> 52 != home >> 52)
+		return "foreign";
+	if ((word ^ home) & offset)
+		return "shifted";
+	return !want || (word & gen) < (want & gen) ? "stale" : "not due yet";
+}
+
 static void wrong(const struct rw_model *m, const char *how, off_t at, const uint64_t *got,
 		  const struct cell *c, size_t bytes)
 {
 	char is[160], want[160], more[32] = "";
+	uint64_t expected;
 	size_t i = 0;
 
 	/* Name the first word that fits no legal contents. */
@@ -344,12 +360,14 @@ static void wrong(const struct rw_model *m, const char *how, off_t at, const uin
 			break;
 	}
 	at += (off_t)i * 8;
-	rw_describe_word(got[i], at, is, sizeof(is));
-	rw_describe_word(c->alt[0].word ? c->alt[0].word + i : 0, at, want, sizeof(want));
+	expected = c->alt[0].word && i * 8 < c->alt[0].bytes ? c->alt[0].word + i : 0;
+	rw_describe_word(got[i], is, sizeof(is));
+	rw_describe_word(expected, want, sizeof(want));
 	if (c->n > 1)
 		snprintf(more, sizeof(more), " (or %u others)", c->n - 1);
-	rw_fail("%s of \"%s\" at offset %lld: %s, expected %s%s", how, m->file.name, (long long)at,
-		is, want, more);
+	rw_fail("%s of \"%s\" at offset %lld is %s: %s, expected %s%s", how, m->file.name,
+		(long long)at, difference(got[i], expected, rw_word(m->tag, 0, at)), is, want,
+		more);
 }
 
 static void compare(struct rw_model *m, const char *how, int fd, char *buf, off_t size)
