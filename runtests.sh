@@ -188,7 +188,7 @@ make_results() {
 # ---- running ---------------------------------------------------------------------------------------
 
 RUN='' SET='' REASON='' CONFIG='' FAILED='' SUPERVISE='' STARTED=''
-LOG=/dev/null # where the output of mkfs, mount and the like goes
+LOG=- # where the output of mkfs, mount and the like goes
 NR_SETS=0 QUARANTINE=() KEPT=() LAST_TESTS=()
 declare -A CONF
 
@@ -205,7 +205,7 @@ begin_config() {
 	fi
 	while IFS='=' read -r key value; do
 		CONF[$key]=$value
-	done < <("$TOOLS/config" "$TOP/configs/$CONFIG.conf")
+	done <<< "$("$TOOLS/config" "$TOP/configs/$CONFIG.conf")"
 	make_devices
 }
 

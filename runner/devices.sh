@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
 #
+# No <(process substitution) here: it needs /dev/fd, which a VM without udev does not have.
+#
 # The devices under test, and what a dead run left of them. Sourced by runtests.sh.
 #
 #   SCRATCH/ringwedge-NS-PID-START/       the folder of one run, $RUN: a private bind mount of itself
@@ -95,7 +97,7 @@ processes_of() {
 
 # Unmount, detach and delete all below the folder, and the folder. $REASON on failure.
 tear_down() {
-	local folder=$1 try item
+	local folder=$1 try item points
 
 	for ((try = 0; try < 50; try++)); do
 		((try)) && sleep 0.1 # whoever held it busy was killed, and may still be on its way out
@@ -103,9 +105,10 @@ tear_down() {
 		for item in $(loops_of "$folder"); do
 			tool losetup --detach "$item"
 		done
-		while read -r item; do
-			tool umount "$item" < /dev/null || [[ $? != 12[45] ]] || return 1
-		done < <(mounts_of "$folder")
+		mapfile -t points <<< "$(mounts_of "$folder")"
+		for item in "${points[@]}"; do
+			[[ ! $item ]] || tool umount "$item" || [[ $? != 12[45] ]] || return 1
+		done
 		if [[ -z $(mounts_of "$folder")$(loops_of "$folder") ]]; then
 			rm -rf --one-file-system "$folder"
 			return $? # without a number, in a trap, it would be the status before the trap
@@ -117,14 +120,15 @@ tear_down() {
 
 # SIGKILL every process of a run and open its gate, without which some could not die.
 kill_processes() {
-	local folder=$1 try pids point
+	local folder=$1 try pids points point
 
 	for ((try = 0; try < 50; try++)); do
-		mapfile -t pids < <(processes_of "$folder")
+		read -rd '' -a pids <<< "$(processes_of "$folder")"
 		((${#pids[@]})) && kill -KILL "${pids[@]}" 2> /dev/null
-		while read -r point; do
-			[[ $point == */outer ]] && tool fsfreeze --unfreeze "$point" < /dev/null
-		done < <(mounts_of "$folder")
+		mapfile -t points <<< "$(mounts_of "$folder")"
+		for point in "${points[@]}"; do
+			[[ $point == */outer ]] && tool fsfreeze --unfreeze "$point"
+		done
 		((${#pids[@]})) || return 0 # and thawed after the last one, which might have frozen it
 		sleep 0.1
 	done
@@ -134,7 +138,7 @@ kill_processes() {
 
 # Remove what dead runs left below $SCRATCH; with "all" also what --keep kept.
 clean_up() {
-	local folder LOG=/dev/null status=0 CLEAN_LOCK
+	local folder LOG=- status=0 CLEAN_LOCK
 
 	# One at a time: a loop device seen here could else be another run's by the time it is detached.
 	exec {CLEAN_LOCK}< "$SCRATCH"

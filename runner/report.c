@@ -225,13 +225,15 @@ static const struct variant *config_trouble(const char *config)
 	return worst;
 }
 
+static const char ended_before[] = "the run ended before it";
+
 /* Planned, and not a line in the journal. */
 static void judge_missing(const struct test *t, struct variant *variant)
 {
 	const struct variant *trouble = config_trouble(t->config);
 
 	variant->verdict = trouble && trouble->verdict == SKIP ? SKIP : NOTRUN;
-	variant->reason = trouble ? trouble->reason : "the run ended before it";
+	variant->reason = trouble ? trouble->reason : ended_before;
 }
 
 static void judge(struct test *t, struct variant *variant)
@@ -255,9 +257,13 @@ static void judge_all(void)
 
 	for (i = 0; i < nr_tests; i++) {
 		for (k = 0; k < test[i].nr; k++) {
-			judge(&test[i], &test[i].variant[k]);
-			if (test[i].variant[k].verdict > test[i].verdict)
-				test[i].verdict = test[i].variant[k].verdict;
+			struct variant *variant = &test[i].variant[k];
+
+			judge(&test[i], variant);
+			if (variant->is_check && variant->verdict == PASS)
+				continue; /* else nothing could ever be all skipped */
+			if (variant->verdict > test[i].verdict)
+				test[i].verdict = variant->verdict;
 		}
 	}
 }
@@ -451,9 +457,20 @@ static void print_failures(void)
 
 static bool is_listed(const struct variant *variant, enum verdict verdict)
 {
-	if (variant->verdict != verdict || variant->is_check)
+	if (variant->verdict != verdict || variant->is_check || variant->reason == ended_before)
 		return false;
 	return verdict != SKIP || !variant->expected;
+}
+
+static void print_ended_before(void)
+{
+	size_t i, k, nr = 0;
+
+	for (i = 0; i < nr_tests; i++)
+		for (k = 0; k < test[i].nr; k++)
+			nr += test[i].variant[k].reason == ended_before;
+	if (nr)
+		printf("NOTRUN %zu variants: the run ended before them\n", nr);
 }
 
 /* One line a reason and test: a thousand variants that were not run have two or three. */
@@ -491,6 +508,7 @@ static void print_summary(const char *dir, const char *tainted, bool quiet)
 	print_failures();
 	for (i = 0; i < nr_tests; i++)
 		print_by_reason(&test[i], NOTRUN);
+	print_ended_before();
 	if (tainted)
 		printf("FAIL   %s\n", tainted);
 	for (i = 0; !quiet && i < nr_tests; i++)

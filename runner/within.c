@@ -8,6 +8,7 @@
 #include <getopt.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -18,6 +19,7 @@
 
 static const char usage[] =
 	"usage: within SECONDS LOG COMMAND [ARGUMENT]...\n"
+	"LOG may be \"-\": its output is not kept\n"
 	"exit status: that of the command; 123 it succeeded but the kernel complained meanwhile;\n"
 	"124 no progress for SECONDS, killed; 125 the same, and it cannot be killed";
 
@@ -93,7 +95,10 @@ int main(int argc, char **argv)
 	if (argc < 4 || !parse_scale(argv[1], &seconds))
 		die("%s", usage);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	log = open(argv[2], O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	if (strcmp(argv[2], "-"))
+		log = open(argv[2], O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	else
+		log = memfd_create("log", MFD_CLOEXEC);
 	if (log < 0)
 		die("%s: %m", argv[2]);
 	from = lseek(log, 0, SEEK_END);
