@@ -286,7 +286,7 @@ static int exit_status(bool tainted)
 		return EXIT_HANG;
 	if (count[FAIL] || tainted)
 		return EXIT_FAIL;
-	if (count[BROKEN] || count[NOTRUN])
+	if (count[BROKEN] || count[NOTRUN] || !run_start)
 		return EXIT_BROKEN;
 	return ran ? 0 : EXIT_SKIP;
 }

@@ -39,7 +39,7 @@ static void last_line(int log, off_t from, char *line, size_t size)
 		len--;
 	text[len > 0 ? len : 0] = 0;
 	start = strrchr(text, '\n');
-	snprintf(line, size, "%s", start ? start + 1 : text);
+	snprintf(line, size, "%.*s", (int)size - 1, start ? start + 1 : text);
 }
 
 static int stuck(pid_t pid, const char *name, double seconds, int log)
