@@ -97,10 +97,9 @@ processes_of() {
 
 # Unmount, detach and delete all below the folder, and the folder. $REASON on failure.
 tear_down() {
-	local folder=$1 try item points
+	local folder=$1 end=$((SECONDS + 5)) item points
 
-	for ((try = 0; try < 50; try++)); do
-		((try)) && sleep 0.1 # whoever held it busy was killed, and may still be on its way out
+	while ((SECONDS <= end)); do
 		# A loop device in use goes by itself when it is let go (LO_FLAGS_AUTOCLEAR).
 		for item in $(loops_of "$folder"); do
 			tool losetup --detach "$item"
@@ -113,6 +112,7 @@ tear_down() {
 			rm -rf --one-file-system "$folder"
 			return $? # without a number, in a trap, it would be the status before the trap
 		fi
+		sleep 0.1 # whoever holds it busy was killed, and may still be on its way out
 	done
 	REASON="cannot be taken down: ${REASON:-it is still in use}"
 	return 1
@@ -120,9 +120,9 @@ tear_down() {
 
 # SIGKILL every process of a run and open its gate, without which some could not die.
 kill_processes() {
-	local folder=$1 try pids points point
+	local folder=$1 end=$((SECONDS + 5)) pids points point
 
-	for ((try = 0; try < 50; try++)); do
+	while ((SECONDS <= end)); do
 		read -rd '' -a pids <<< "$(processes_of "$folder")"
 		((${#pids[@]})) && kill -KILL "${pids[@]}" 2> /dev/null
 		mapfile -t points <<< "$(mounts_of "$folder")"
@@ -318,13 +318,12 @@ release_devices() {
 }
 
 unmount_inner() {
-	local test=$1 after=$2 try status
+	local test=$1 after=$2 end=$((SECONDS + 5)) status=32
 
-	for ((try = 0; try < 50; try++)); do
-		((try)) && sleep 0.1 # killed tasks let go of the filesystem a moment after their death
+	while ((status == 32 && SECONDS <= end)); do # 32: busy
 		tool umount "$SET/inner"
 		status=$?
-		((status == 32)) || break # busy
+		((status)) && sleep 0.1 # killed tasks let go of it a moment after their death
 	done
 	case $status in
 	0) check "$test" unmount PASS "" ;;
