@@ -1,26 +1,35 @@
 # SPDX-License-Identifier: MIT
+#
+#   make              build tests, library and runner (BUILD=DIR, CC=..., CFLAGS=...)
+#   make deps run     install what is missing, build, run the full suite on this kernel
+#   make deps check   the same for everything `make check` does: format, lint, builds with both
+#                     compilers and sanitizers, the harness's own tests, the suite
+#   make run ARGS=... options for runtests.sh
+#   make clean
+
 BUILD ?= build
-CC ?= cc
-# Tables leave out what is zero, as the kernel does.
-WARN = -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers
+CC = gcc
 CFLAGS ?= -O2 -g
+# Tables leave out what is zero, as the kernel's do.
+WARN = -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(WARN) $(CFLAGS)
 
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/*.c))
 META := $(patsubst tests/meta/%.c,$(BUILD)/meta/%,$(wildcard tests/meta/*.c))
 LIB := $(patsubst lib/%.c,$(BUILD)/lib/%.o,$(wildcard lib/*.c))
 
-all: tests
+all: $(TESTS) $(META)
 
--include runner/Makefile.inc
+include runner/Makefile.inc
+-include tests/meta/Makefile.inc
 
-tests: $(TESTS) $(META)
-
+# The names of the system calls, for the watchdog: as this machine's headers number them.
 $(BUILD)/lib/syscalls.h: | $(BUILD)/lib
 	echo '#include <sys/syscall.h>' | $(CC) -E -dM - | \
-	    sed -n 's/^#define __NR_\([a-z0-9_]*\) .*/{ __NR_\1, "\1" },/p' | sort > $@
+	    sed -n 's/^#define __NR_\([a-z0-9_]*\) .*/{ __NR_\1, "\1" },/p' | sort > $@.new
+	mv $@.new $@
 
-$(BUILD)/lib/%.o: lib/%.c lib/ringwedge.h lib/internal.h $(BUILD)/lib/syscalls.h | $(BUILD)/lib
+$(BUILD)/lib/%.o: lib/%.c lib/ringwedge.h lib/internal.h $(BUILD)/lib/syscalls.h
 	$(CC) $(ALL_CFLAGS) -I$(BUILD)/lib -c -o $@ $<
 
 $(BUILD)/librw.a: $(LIB)
@@ -29,13 +38,27 @@ $(BUILD)/librw.a: $(LIB)
 $(BUILD)/tests/%: tests/%.c lib/ringwedge.h $(BUILD)/librw.a | $(BUILD)/tests
 	$(CC) $(ALL_CFLAGS) -Ilib -o $@ $< $(BUILD)/librw.a -luring -laio -ljansson
 
-$(BUILD)/meta/%: tests/meta/%.c lib/ringwedge.h $(BUILD)/librw.a | $(BUILD)/meta
+$(BUILD)/meta/%: tests/meta/%.c lib/ringwedge.h lib/internal.h $(BUILD)/librw.a | $(BUILD)/meta
 	$(CC) $(ALL_CFLAGS) -Ilib -o $@ $< $(BUILD)/librw.a -luring -laio -ljansson
 
 $(BUILD)/lib $(BUILD)/tests $(BUILD)/meta:
 	mkdir -p $@
 
+# One after another: nothing can be built before it is installed.
+ifneq ($(filter deps,$(MAKECMDGOALS)),)
+.NOTPARALLEL:
+endif
+
+deps:
+	@runner/deps $(if $(filter check,$(MAKECMDGOALS)),check,run)
+
+run: all
+	./runtests.sh $(ARGS)
+
+check:
+	@runner/check.sh
+
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests clean
+.PHONY: all deps run check clean

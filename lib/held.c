@@ -40,19 +40,17 @@ unsigned int rw_in_flight(unsigned int n)
 	struct rw_quiet q = { 0, 0 };
 	uint64_t end = rw_now_ns() + 2000 * RW_MS;
 	unsigned int writes = 0;
+	uint64_t quiet;
 
 	rw_progress();
-	for (;;) {
+	do {
 		if (rw_device_in_flight(&writes) < 0)
 			rw_broken("no count of the I/O in flight at /dev/%s", rw_device_name());
-		if (writes >= n)
-			break;
 		/* Workers may still be on their way; asleep, they wait for what is held. */
 		rw_look_quiet(&q, t, rw_tasks(getpid(), t, RW_MAX_TASKS, false), my_tid());
-		if ((q.since && rw_now_ns() - q.since > 20 * RW_MS) || rw_now_ns() > end)
-			break;
+		quiet = q.since ? rw_now_ns() - q.since : 0;
 		sched_yield();
-	}
+	} while (quiet < (writes >= n ? 1 : 20) * RW_MS && rw_now_ns() < end);
 	atomic_fetch_add(writes ? &rw_shared->held : &rw_shared->not_held, 1);
 	return writes;
 }

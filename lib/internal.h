@@ -189,6 +189,12 @@ int rw_device_in_flight(unsigned int *writes);
 void rw_device_find(const char *dir);
 const char *rw_device_name(void);
 
+/* In the guardian: expedite RCU grace periods while it lives (rcu.c). */
+void rw_rcu_hurry(void);
+void rw_rcu_calm(void);
+/* Does the line name only another loop device than the test's own and the gate's? */
+bool rw_foreign_device(const char *line);
+
 /* ---- ring, model -------------------------------------------------------------------------------- */
 
 uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off);

@@ -31,7 +31,7 @@ const struct rw_ring_kind rw_ring_kinds[7] = {
 #define MAX_FILES 8
 
 struct request {
-	bool busy;
+	bool busy, must_wait;
 	const char *what; /* "write" or the name of the call */
 	struct rw_file *file;
 	off_t off;
@@ -154,6 +154,7 @@ static struct request *take(struct rw_ring *r, const char *what, struct rw_file 
 		if (q->busy)
 			continue;
 		q->busy = true;
+		q->must_wait = false;
 		q->what = what;
 		q->file = f;
 		q->off = off;
@@ -245,7 +246,8 @@ void rw_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, int r
 	rw_write_promised(r, f, off, len, rw_promise(f, off, len), rwf);
 }
 
-void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off, off_t len)
+void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off, off_t len,
+		       bool must_wait)
 {
 	struct request *q = take(r, "fallocate", f, off, (size_t)len);
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->uring);
@@ -256,6 +258,7 @@ void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off
 	give_fd(r, sqe, f);
 	io_uring_sqe_set_data(sqe, q);
 	q->want = 0;
+	q->must_wait = must_wait;
 	submit(r, "io_uring_enter (submit a fallocate)");
 }
 
@@ -271,7 +274,7 @@ static void finish(struct rw_ring *r, struct request *q, long res)
 		rw_fail("%s of %zu bytes at %lld of \"%s\": res %ld (%s), expected %ld", q->what,
 			q->len, (long long)q->off, q->file->name, res, got, q->want);
 	}
-	if (q->want == 0 && rw_has_gate() && rw_gate_is_shut())
+	if (q->must_wait && !atomic_load(&rw_shared->opening_at))
 		rw_fail("%s completed while a direct write submitted before it was in flight",
 			q->what);
 	q->busy = false;

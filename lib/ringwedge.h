@@ -179,8 +179,12 @@ void rw_write(struct rw_ring *ring, struct rw_file *f, off_t off, size_t len, in
 unsigned int rw_promise(struct rw_file *f, off_t off, size_t len);
 void rw_write_promised(struct rw_ring *ring, struct rw_file *f, off_t off, size_t len,
 		       unsigned int promise, int rwf);
-/* Submit fallocate(2) as a request of the ring itself; it must end with res == 0. */
-void rw_ring_fallocate(struct rw_ring *ring, struct rw_file *f, int mode, off_t off, off_t len);
+/*
+ * Submit fallocate(2) as a request of the ring itself; it must end with res == 0 and, if it
+ * `must_wait`, not before the gate was opened.
+ */
+void rw_ring_fallocate(struct rw_ring *ring, struct rw_file *f, int mode, off_t off, off_t len,
+		       bool must_wait);
 /* Wait for everything submitted; each result must be the exact one. */
 void rw_reap(struct rw_ring *ring);
 /* How many of the ring's requests are not reaped. */
@@ -197,6 +201,8 @@ void rw_gate_open(void);
 /*
  * Wait until the device holds `n` writes. Returns how many it holds once nothing moves any more:
  * fewer than `n` when the kernel serialises them, 0 when they did not need the device (buffered).
+ * Only with all `n` is it known which comes first, a write or a call made now: rw_then(); with
+ * fewer it is a race: rw_race().
  */
 unsigned int rw_in_flight(unsigned int n);
 

@@ -117,11 +117,16 @@ static void held(struct rw_ring *ring, const struct op *op, const struct side *s
 		 const struct rw_who *who, enum rw_state state)
 {
 	struct files f = start(ring, state);
+	unsigned int n, in_flight;
 
 	rw_gate_shut();
 	submit(ring, &f, side);
-	rw_held_by(who, op->call, &f, rw_in_flight(rw_unreaped(ring)) > 0);
+	n = rw_unreaped(ring);
+	in_flight = rw_in_flight(n);
+	rw_held_by(who, op->call, &f, in_flight > 0);
 	rw_reap(ring);
+	if (in_flight < n)
+		return; /* the copy may be of either time, and its source has moved on */
 	check(&f, op, false);
 	/* A clone is immutable: later writes to the one may not show in the other. */
 	rw_write(ring, f.src, AT, 64 * RW_KIB, 0);

@@ -70,7 +70,7 @@ static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_
 
 static void submit(struct rw_ring *ring, struct rw_file *f, int rwf, bool extend)
 {
-	rw_write(ring, f, 0, 64 * RW_KIB, rwf);
+	rw_write(ring, f, 48 * RW_KIB, 32 * RW_KIB, rwf);
 	rw_write(ring, f, SMALL - 16 * RW_KIB, 32 * RW_KIB, rwf);
 	rw_write(ring, f, SIZE - 64 * RW_KIB, 16 * RW_KIB, rwf);
 	if (extend)
@@ -92,6 +92,7 @@ static void run(const void *const *at)
 	const struct op *op = at[0];
 	const struct rw_change change = { RW_RESIZE, op->to };
 	struct rw_ring *ring = rw_ring(at[1], 8);
+	unsigned int n, in_flight;
 
 	for (unsigned int k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(kinds); k++) {
 		struct rw_file *f = start(ring, op, kinds[k].state);
@@ -101,10 +102,11 @@ static void run(const void *const *at)
 			continue;
 		rw_gate_shut();
 		submit(ring, f, kinds[k].rwf, kinds[k].extend);
-		rw_held_by(at[2], call, &a,
-			   rw_in_flight(rw_unreaped(ring)) > 0 && op->waits & rw_fs());
+		n = rw_unreaped(ring);
+		in_flight = rw_in_flight(n);
+		rw_held_by(at[2], call, &a, in_flight > 0 && op->waits & rw_fs());
 		rw_reap(ring);
-		rw_then(f, change);
+		(in_flight == n ? rw_then : rw_race)(f, change);
 		check(f, op);
 	}
 	rw_for_ms(20) {
