@@ -41,7 +41,7 @@ make_devices() {
 }
 
 unmake_devices() {
-	fsfreeze --unfreeze "$PLACE/o" 2> /dev/null
+	fsfreeze --unfreeze "$PLACE/o" 2> /dev/null || true
 	eventually umount_all
 }
 
@@ -66,6 +66,10 @@ need_gate() {
 
 need_root() {
 	[[ $(id -u) == 0 ]] || skip "needs root"
+}
+
+need_io_uring() {
+	! "$BUILD/runner/probe" "$PLACE" | grep io_uring || skip "needs io_uring"
 }
 
 need() {

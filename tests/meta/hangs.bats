@@ -75,6 +75,7 @@ evidence_has() {
 }
 
 @test "a completion that never comes is a lost wake-up within 3 s" {
+	need_io_uring
 	verdicts_are lost-wake-up=HANG
 	declared_within lost-wake-up 3
 	[[ $(end_of lost-wake-up reason) =~ "lost wake-up: hangs/"[0-9]+\ S\ in\ .*\(io_uring_enter\),\ killed$ ]]
@@ -82,6 +83,7 @@ evidence_has() {
 
 @test "a completion behind the gate is a lost wake-up within 3 s" {
 	need_gate
+	need_io_uring
 	verdicts_are reap=HANG
 	declared_within reap 3
 	[[ $(end_of reap reason) =~ "lost wake-up: hangs/"[0-9]+\ S\ in\ .*\(io_uring_enter\) ]]
@@ -94,6 +96,7 @@ evidence_has() {
 }
 
 @test "a ring's poller that burns CPU in the kernel is a livelock" {
+	need_io_uring
 	verdicts_are spin-in-kernel=HANG
 	declared_within spin-in-kernel 20
 	[[ $(end_of spin-in-kernel reason) =~ "livelock: iou-sqp-"[0-9]+/[0-9]+\ R\ .*"(SQPOLL), killed"$ ]]
@@ -138,11 +141,13 @@ evidence_has() {
 }
 
 @test "the evidence has the ring's fdinfo" {
+	need_io_uring
 	evidence_has lost-wake-up '^== io_uring \(/proc/[0-9]+/fdinfo/[0-9]+\)$' '^SqMask:' '^CqTail:' \
 		'SIGUSR2 \(harmless\) woke the task; SIGKILL: killed'
 }
 
 @test "the evidence shows the ring's workers" {
+	need_io_uring
 	evidence_has spin-in-kernel '^iou-sqp-[0-9]+/[0-9]+ .* io_uring worker, state R'
 }
 
