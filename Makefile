@@ -18,7 +18,10 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/*.c))
 META := $(patsubst tests/meta/%.c,$(BUILD)/meta/%,$(wildcard tests/meta/*.c))
 LIB := $(patsubst lib/%.c,$(BUILD)/lib/%.o,$(wildcard lib/*.c))
 
-all: $(TESTS) $(META)
+all: suite $(META)
+
+# What runtests.sh needs.
+suite: $(TESTS)
 
 include runner/Makefile.inc
 -include tests/meta/Makefile.inc
@@ -61,4 +64,4 @@ check:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps run check clean
+.PHONY: all deps run check clean suite

@@ -38,6 +38,7 @@ configuration of the group "default".
   -o, --results DIR        results go here (default results/TIME-KERNEL, and link results/latest)
       --keep               leave the devices mounted (until --clean)
       --ktap               print the report as KTAP, the rest on standard error
+      --strict             a known bug (configs/known-bugs.json) is a failure like any other
   -q, --quiet              show only what is not green
   -v, --verbose            show every variant
 
@@ -64,6 +65,7 @@ die() {
 # ---- options ---------------------------------------------------------------------------------------
 
 PLAN=() # options for build/runner/plan
+KNOWN=(--known "$TOP/configs/known-bugs.json")
 SHOW=() # how much is shown: options for build/runner/supervise
 MODE=run SCRATCH=/var/tmp SCALE=1 ITERATE=1
 DIR='' RESULTS='' SEED='' KEEP='' KTAP='' UNTIL_FAIL='' UNLIMITED=''
@@ -77,7 +79,7 @@ parse_options() {
 
 	parsed=$(getopt --name runtests.sh --options c:g:x:no:qvlh --longoptions \
 		config:,group:,exclude:,variant:,seed:,iterate:,until-fail,shuffle,shard: \
-		--longoptions timeout-scale:,dir:,scratch:,results:,keep,ktap,quiet,verbose \
+		--longoptions timeout-scale:,dir:,scratch:,results:,keep,ktap,strict,quiet,verbose \
 		--longoptions list,describe:,dry-run,clean,help -- "$@") || exit 2
 	eval set -- "$parsed"
 	while [[ $1 != -- ]]; do
@@ -103,6 +105,7 @@ parse_options() {
 		--shuffle) PLAN+=("$1") ;;
 		--keep) KEEP=1 ;;
 		--ktap) KTAP=1 ;;
+		--strict) KNOWN=() ;;
 		-q | --quiet) SHOW=(--quiet) ;;
 		-v | --verbose) SHOW=(--verbose) ;;
 		-l | --list) PLAN+=(--list) MODE=plan ;;
@@ -228,7 +231,7 @@ supervise() {
 	fi
 	"$TOOLS/supervise" "${@:2}" --config "$CONFIG" --output "$RESULTS/$CONFIG/$1" \
 		--journal "$RESULTS/journal.jsonl" --seed "$RUN_SEED" --timeout-scale "$SCALE" \
-		--previous "$PREVIOUS" "${SHOW[@]}" "$TESTS/$1" "${names[@]}" &
+		--previous "$PREVIOUS" "${KNOWN[@]}" "${SHOW[@]}" "$TESTS/$1" "${names[@]}" &
 	SUPERVISE=$!
 	wait "$SUPERVISE"
 	status=$?
@@ -328,7 +331,7 @@ report() {
 	local quiet=()
 
 	[[ ${SHOW[*]} == --quiet ]] && quiet=(--quiet)
-	"$TOOLS/report" "${quiet[@]}" "$RESULTS"
+	"$TOOLS/report" "${KNOWN[@]}" "${quiet[@]}" "$RESULTS"
 	local status=$?
 	[[ $KTAP ]] && cat "$RESULTS/report.ktap" >&4
 	return "$status"
@@ -342,7 +345,7 @@ main() {
 		die "needs root, to make loop devices and mounts: use sudo, or --dir DIR to test in a directory"
 	fi
 	[[ $MODE == clean && -x $TOOLS/within ]] ||
-		flock "$TOP" make -s -C "$TOP" >&2 ||
+		flock "$TOP" make -s -C "$TOP" suite >&2 ||
 		die "the build failed (when something is missing: ./runner/deps run)"
 	case $MODE in
 	plan) exec "$TOOLS/plan" "${PLAN[@]}" ;;

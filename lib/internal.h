@@ -17,7 +17,7 @@
 
 struct rw_options {
 	const char *dir, *gate, *output, *journal, *config, *after;
-	const char *variants[64];
+	const char **variants;
 	unsigned int n_variants, max_hangs;
 	uint64_t seed;
 	double timeout_scale;
@@ -143,6 +143,7 @@ struct rw_kmsg {
 	int error;    /* why */
 	uint64_t next; /* sequence number expected; UINT64_MAX before the first line */
 	bool gap;
+	bool (*foreign)(const char *line); /* may be NULL: complaints that are not ours */
 };
 
 /* Open /dev/kmsg behind its last line. */

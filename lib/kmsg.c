@@ -97,7 +97,7 @@ unsigned int rw_kmsg_read(struct rw_kmsg *k, FILE *out, char *bad, size_t len)
 		if (out)
 			fprintf(out, "[%5llu.%06llu] %s\n", usec / 1000000, usec % 1000000, text);
 		kind = rw_kmsg_complaint(text);
-		if (kind && !bad[0] && !rw_foreign_device(text))
+		if (kind && !bad[0] && !(k->foreign && k->foreign(text)))
 			snprintf(bad, len, "%s: %.180s", kind, text);
 	}
 	return lines;

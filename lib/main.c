@@ -256,6 +256,7 @@ static void run_variant(unsigned int i, struct rw_outcome *o)
 	rw_shared_renew();
 	rw_report_start(name);
 	rw_kmsg_open(&k);
+	k.foreign = rw_foreign_device;
 	fflush(NULL);
 	child = fork();
 	if (child < 0)
@@ -344,6 +345,9 @@ static int parse(int argc, char **argv)
 	char *end;
 
 	rw_opt.seed = rw_now_ns() % 1000000007;
+	rw_opt.variants = calloc((size_t)argc, sizeof(*rw_opt.variants));
+	if (!rw_opt.variants)
+		die("out of memory");
 	while ((c = getopt_long(argc, argv, "d:o:qh", options, NULL)) != -1) {
 		switch (c) {
 		case 'd':
@@ -365,8 +369,6 @@ static int parse(int argc, char **argv)
 			rw_opt.config = optarg;
 			break;
 		case O_VARIANT:
-			if (rw_opt.n_variants == RW_ARRAY_SIZE(rw_opt.variants))
-				die("more than %zu --variant", RW_ARRAY_SIZE(rw_opt.variants));
 			rw_opt.variants[rw_opt.n_variants++] = optarg;
 			break;
 		case O_AFTER:

@@ -12,13 +12,13 @@
 #include "runner.h"
 
 static const char usage[] =
-	"usage: report [--quiet] DIR\n"
+	"usage: report [--quiet] [--known FILE] DIR\n"
 	"Reads DIR/journal.jsonl, writes DIR/results.json and DIR/report.ktap, prints a summary.\n"
 	"exit status: 0 something ran and nothing failed; 1 a failure; 2 broken; 3 a hang;\n"
 	"77 nothing ran, all skipped\n";
 
 /* In order of weight: of several runs of a variant the heaviest verdict counts. */
-enum verdict { NONE, SKIP, PASS, NOTRUN, BROKEN, FAIL, HANG, VERDICTS };
+enum verdict { NONE, SKIP, PASS, XFAIL, NOTRUN, BROKEN, FAIL, HANG, VERDICTS };
 
 static const struct {
 	const char *name, *count; /* in the journal; in the sums */
@@ -27,6 +27,7 @@ static const struct {
 	[NONE] = {"", "", ""},
 	[SKIP] = {"SKIP", "skipped", " # SKIP "},
 	[PASS] = {"PASS", "passed", ""},
+	[XFAIL] = {"XFAIL", "expected to fail", " # XFAIL "},
 	[NOTRUN] = {"NOTRUN", "not run", " # ERROR not run: "},
 	[BROKEN] = {"BROKEN", "broken", " # ERROR "},
 	[FAIL] = {"FAIL", "failed", ""},
@@ -40,6 +41,7 @@ struct variant {
 	json_t *open;	      /* a "start" without an end yet */
 	const char *reason;   /* of the verdict, "" if none */
 	const char *expected; /* why a skip is expected; NULL when it is not */
+	const char *known;    /* reference of the bug that makes it fail, or should; NULL */
 	double seconds;	      /* of the last run */
 	int runs, bad_runs;
 	bool is_check;
@@ -149,7 +151,7 @@ static void add_verdict(struct variant *variant, enum verdict verdict, json_t *e
 			const char *reason)
 {
 	variant->runs++;
-	variant->bad_runs += verdict > PASS;
+	variant->bad_runs += verdict > XFAIL;
 	if (verdict <= variant->verdict)
 		return;
 	variant->verdict = verdict;
@@ -241,6 +243,16 @@ static void judge(struct test *t, struct variant *variant)
 	close_open(variant);
 	if (!variant->verdict)
 		judge_missing(t, variant);
+	if (variant->verdict == PASS && !variant->is_check)
+		variant->known = known_bug(t->config, t->name, variant->name, NULL, NULL);
+	if (variant->verdict >= FAIL && !variant->is_check) {
+		variant->known = known_bug(t->config, t->name, variant->name,
+					   verdicts[variant->verdict].name, variant->reason);
+		if (variant->known) {
+			variant->verdict = XFAIL;
+			variant->reason = variant->known;
+		}
+	}
 	if (variant->verdict == SKIP && !variant->is_check && !variant->expected)
 		json_array_append_new(unexpected, json_sprintf("%s/%s/%s: %s", t->config, t->name,
 							       variant->name, variant->reason));
@@ -331,6 +343,8 @@ static json_t *json_of_variant(const struct variant *variant)
 		if (value)
 			json_object_set(json, copied[i], value);
 	}
+	if (variant->known)
+		json_object_set_new(json, "known_bug", json_string(variant->known));
 	if (variant->expected)
 		json_object_set_new(json, "expected_skip", json_string(variant->expected));
 	return json;
@@ -389,7 +403,7 @@ static void print_text(FILE *file, const char *text)
 static void write_point(FILE *file, const char *indent, size_t number, const char *name,
 			enum verdict verdict, const char *reason)
 {
-	fprintf(file, "%s%s %zu %s%s", indent, verdict > PASS ? "not ok" : "ok", number, name,
+	fprintf(file, "%s%s %zu %s%s", indent, verdict > XFAIL ? "not ok" : "ok", number, name,
 		verdicts[verdict].directive);
 	if (*verdicts[verdict].directive)
 		print_text(file, reason);
@@ -437,7 +451,7 @@ static void print_failures(void)
 			const struct variant *v = &test[i].variant[k];
 			const char *evidence = text_of(v->worst, "evidence");
 
-			if (v->verdict <= NOTRUN)
+			if (v->verdict <= NOTRUN) /* those are told by reason */
 				continue;
 			printf("%-6s %s/%s/%s: %s", verdicts[v->verdict].name, test[i].config,
 			       test[i].name, v->name, v->reason);
@@ -498,9 +512,29 @@ static void print_by_reason(const struct test *t, enum verdict verdict)
 	}
 }
 
+/* Fixed, or the list of known bugs claims too much. */
+static void print_unexpected_passes(void)
+{
+	size_t i, k, nr;
+
+	for (i = 0; i < nr_tests; i++) {
+		const char *known = NULL;
+
+		for (k = 0, nr = 0; k < test[i].nr; k++) {
+			if (test[i].variant[k].verdict != PASS || !test[i].variant[k].known)
+				continue;
+			known = test[i].variant[k].known;
+			nr++;
+		}
+		if (nr)
+			printf("XPASS  %s/%s: %zu variants passed, expected to fail: %s\n",
+			       test[i].config, test[i].name, nr, known);
+	}
+}
+
 static void print_summary(const char *dir, const char *tainted, bool quiet)
 {
-	static const enum verdict order[] = {PASS, FAIL, HANG, BROKEN, SKIP, NOTRUN};
+	static const enum verdict order[] = {PASS, FAIL, HANG, BROKEN, SKIP, XFAIL, NOTRUN};
 	double begin = json_number_value(json_object_get(run_start, "time"));
 	double end = json_number_value(json_object_get(run_end, "time"));
 	size_t i;
@@ -509,6 +543,9 @@ static void print_summary(const char *dir, const char *tainted, bool quiet)
 	for (i = 0; i < nr_tests; i++)
 		print_by_reason(&test[i], NOTRUN);
 	print_ended_before();
+	for (i = 0; i < nr_tests; i++)
+		print_by_reason(&test[i], XFAIL);
+	print_unexpected_passes();
 	if (tainted)
 		printf("FAIL   %s\n", tainted);
 	for (i = 0; !quiet && i < nr_tests; i++)
@@ -527,6 +564,7 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"quiet", no_argument, NULL, 'q'},
+		{"known", required_argument, NULL, 'k'},
 		{NULL},
 	};
 	bool quiet = false;
@@ -536,9 +574,12 @@ int main(int argc, char **argv)
 	size_t i;
 
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		if (opt != 'q')
+		if (opt == 'q')
+			quiet = true;
+		else if (opt == 'k')
+			known_read(optarg);
+		else
 			die("%s", usage);
-		quiet = true;
 	}
 	if (argc - optind != 1)
 		die("%s", usage);
@@ -547,6 +588,8 @@ int main(int argc, char **argv)
 	read_events(format("%s/journal.jsonl", argv[optind]));
 	json_array_foreach (events, i, event)
 		take_event(event);
+	if (*text_of(run_start, "kernel"))
+		known_kernel(text_of(run_start, "kernel"));
 	judge_all();
 	tainted = taint_change();
 	status = exit_status(tainted);

@@ -82,4 +82,16 @@ const char *conf_expects_skip(const struct conf *conf, const char *test, const c
 /* True when word is one of the blank-separated words of list. */
 bool has_word(const char *list, const char *word);
 
+/* known.c: configs/known-bugs.json */
+
+/* die()s when the file is no list of bugs; the kernel is the running one unless told otherwise. */
+void known_read(const char *path);
+void known_kernel(const char *release);
+/*
+ * The reference of a known bug that explains this failure, or NULL. Without a verdict: is a bug
+ * known of this variant at all?
+ */
+const char *known_bug(const char *config, const char *test, const char *variant,
+		      const char *verdict, const char *reason);
+
 #endif

@@ -47,10 +47,10 @@ static char **variants; /* asked for; with --resume, those behind `after` are st
 static int nr_variants, nr_done;
 
 static json_t *running; /* the "start" event without its "end" */
-static const char *const weights[] = {"SKIP", "PASS", "NOTRUN", "BROKEN", "FAIL", "HANG"};
+static const char *const weights[] = {"SKIP", "PASS", "XFAIL", "NOTRUN", "BROKEN", "FAIL", "HANG"};
 static size_t worst; /* of weights, so far */
 static bool wedged;  /* an unkillable task is left */
-static int skipped;
+static int skipped, expected_failures;
 static volatile sig_atomic_t stop; /* the signal that asked for it */
 
 static void on_signal(int sig)
@@ -69,7 +69,7 @@ static json_t *event_about(const char *kind, const char *variant)
 
 static bool is_green(const char *verdict)
 {
-	return !strcmp(verdict, "PASS") || !strcmp(verdict, "SKIP");
+	return !strcmp(verdict, "PASS") || !strcmp(verdict, "SKIP") || !strcmp(verdict, "XFAIL");
 }
 
 static void weigh(const char *verdict)
@@ -111,7 +111,7 @@ static const char *paint(const char *verdict)
 		return "";
 	if (!strcmp(verdict, "PASS"))
 		return "\033[32m";
-	if (!strcmp(verdict, "SKIP") || !strcmp(verdict, "NOTRUN"))
+	if (!strcmp(verdict, "SKIP") || !strcmp(verdict, "NOTRUN") || !strcmp(verdict, "XFAIL"))
 		return "\033[33m";
 	return "\033[31m";
 }
@@ -153,6 +153,8 @@ static void show_end(double seconds)
 		printf(" ... %.1fs", previous);
 	if (skipped)
 		printf("  (%d skipped)", skipped);
+	if (expected_failures)
+		printf("  (%d expected to fail)", expected_failures);
 	putchar('\n');
 	fflush(stdout);
 }
@@ -177,8 +179,13 @@ static double previous_seconds(const char *path)
 
 static void saw_end(const json_t *event)
 {
-	const char *verdict = text_of(event, "verdict");
+	const char *verdict = text_of(event, "verdict"), *reason = text_of(event, "reason");
 
+	/* The journal keeps what was seen; what is known of it is for whoever reads. */
+	if (strcmp(verdict, "PASS") && strcmp(verdict, "SKIP") &&
+	    known_bug(config, test, text_of(event, "variant"), verdict, reason))
+		verdict = "XFAIL";
+	expected_failures += !strcmp(verdict, "XFAIL");
 	nr_done++;
 	skipped += !strcmp(verdict, "SKIP");
 	weigh(verdict);
@@ -186,7 +193,7 @@ static void saw_end(const json_t *event)
 	json_decref(running);
 	running = NULL;
 	if (verbose || !is_green(verdict))
-		show_verdict(verdict, text_of(event, "variant"), text_of(event, "reason"));
+		show_verdict(verdict, text_of(event, "variant"), reason);
 }
 
 static void saw_line(const char *line)
@@ -318,7 +325,7 @@ static void program_ended(int status)
 		reason = format(
 			"the test program exited with %d after %d of %d variants (see %s/stdout)",
 			code, nr_done, nr_variants, output);
-	else if (is_green(weights[worst]) && code && code != EXIT_SKIP)
+	else if (is_green(weights[worst]) && !expected_failures && code && code != EXIT_SKIP)
 		reason = format(
 			"the test program exited with %d but no variant failed (see %s/stdout)",
 			code, output);
@@ -450,6 +457,7 @@ int main(int argc, char **argv)
 		RESUME,
 		LAST_TRY,
 		PREVIOUS,
+		KNOWN,
 		QUIET,
 		VERBOSE
 	};
@@ -465,6 +473,7 @@ int main(int argc, char **argv)
 		{"resume", no_argument, NULL, RESUME},
 		{"last-try", no_argument, NULL, LAST_TRY},
 		{"previous", required_argument, NULL, PREVIOUS},
+		{"known", required_argument, NULL, KNOWN},
 		{"quiet", no_argument, NULL, QUIET},
 		{"verbose", no_argument, NULL, VERBOSE},
 		{NULL},
@@ -499,6 +508,9 @@ int main(int argc, char **argv)
 			scale_text = optarg;
 			if (!parse_scale(optarg, &scale))
 				die("--timeout-scale %s: want a number above 0", optarg);
+			break;
+		case KNOWN:
+			known_read(optarg);
 			break;
 		case ALL:
 			all_variants = true;
