@@ -312,7 +312,7 @@ void rw_gate_leave(void)
 		close(life_pipe);
 }
 
-bool rw_has_gate(void)
+bool rw_gate_exists(void)
 {
 	return life_pipe >= 0;
 }
@@ -362,7 +362,7 @@ static void quiesce(void)
 
 void rw_gate_shut(void)
 {
-	if (!rw_has_gate())
+	if (!rw_gate_exists())
 		rw_broken("rw_gate_shut() without a gate");
 	quiesce();
 	rw_enter("shut the gate");

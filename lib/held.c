@@ -34,6 +34,11 @@ static bool kernel_has_drain(void)
 	return known;
 }
 
+bool rw_has_gate(void)
+{
+	return rw_gate_exists() && rw_direct();
+}
+
 unsigned int rw_in_flight(unsigned int n)
 {
 	static struct rw_task t[RW_MAX_TASKS];

@@ -185,6 +185,7 @@ void rw_gate_request(enum rw_gate_order order);
 /* Is the guardian at work on an order, such as an opening that needs no more from the test? */
 bool rw_gate_busy(void);
 bool rw_gate_is_shut(void);
+bool rw_gate_exists(void);
 /* Reads and writes in flight at the device that holds `dir`; -1 when it has no counter. */
 int rw_device_in_flight(unsigned int *writes);
 void rw_device_find(const char *dir);

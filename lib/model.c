@@ -520,6 +520,31 @@ struct rw_file *rw_file(const char *name, enum rw_state state, size_t size)
 	return &m->file;
 }
 
+bool rw_can_make(enum rw_state state)
+{
+	char path[4200], to[4300];
+	bool can = true;
+	int fd, other;
+
+	if (state != RW_UNWRITTEN && state != RW_SHARED)
+		return true;
+	snprintf(path, sizeof(path), "%s/can-make", rw_opt.dir);
+	snprintf(to, sizeof(to), "%s.shared", path);
+	fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+	if (state == RW_UNWRITTEN) {
+		can = !fallocate(fd, 0, 0, PAGE) || errno != EOPNOTSUPP;
+	} else {
+		other = (int)rw_set_up(open(to, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+		rw_set_up(pwrite(fd, path, CELL, 0) == CELL ? 0 : -1);
+		can = !ioctl(other, FICLONE, fd) || (errno != EOPNOTSUPP && errno != ENOTTY);
+		close(other);
+		unlink(to);
+	}
+	close(fd);
+	unlink(path);
+	return can;
+}
+
 const char *rw_path(const struct rw_file *f)
 {
 	return f->model->path;
@@ -574,6 +599,30 @@ size_t rw_sector_size(void)
 	unlink(path);
 	free(buf);
 	return size;
+}
+
+bool rw_direct(void)
+{
+	static int known = -1;
+
+	if (known < 0) {
+		known = 1;
+#ifdef STATX_DIOALIGN
+		struct statx stx;
+		char path[4200];
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/direct", rw_opt.dir);
+		fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+		/* Linux 6.1, statx(2): zero means that direct I/O falls back or is refused. */
+		if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) &&
+		    stx.stx_mask & STATX_DIOALIGN)
+			known = stx.stx_dio_offset_align != 0;
+		close(fd);
+		unlink(path);
+#endif
+	}
+	return known;
 }
 
 static uint64_t rand_state;

@@ -37,7 +37,7 @@ void rw_end(enum rw_verdict verdict, const char *file, int line, const char *fmt
 	}
 	rw_progress();
 	/* Exit waits for the writes that the gate holds. */
-	if (rw_has_gate() && rw_gate_is_shut())
+	if (rw_gate_exists() && rw_gate_is_shut())
 		rw_gate_request(RW_GATE_DO_OPEN);
 	_exit(verdict == RW_PASS ? 0 : 1);
 }

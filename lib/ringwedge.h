@@ -94,6 +94,7 @@ enum { RW_XFS = 1, RW_EXT4 = 2, RW_OTHER_FS = 4 };
 unsigned int rw_fs(void);     /* one of the above: what the test's directory is on */
 size_t rw_block_size(void);   /* filesystem block, st_blksize */
 size_t rw_sector_size(void);  /* smallest direct I/O, by trying */
+bool rw_direct(void);	      /* false: O_DIRECT falls back to the page cache (data=journal) */
 unsigned int rw_rand(unsigned int n); /* 0..n-1, from --seed */
 void rw_jitter(unsigned int us);      /* burn 0..us microseconds of CPU: moves the race */
 
@@ -124,6 +125,8 @@ struct rw_file {
 
 /* Make the file, or make it anew (unlinked, created, filled, synced) if it was made before. */
 struct rw_file *rw_file(const char *name, enum rw_state state, size_t size);
+/* Can the filesystem make such files at all? */
+bool rw_can_make(enum rw_state state);
 /* The path of the file, for calls that want one. */
 const char *rw_path(const struct rw_file *f);
 
@@ -193,7 +196,10 @@ void rw_ring_close(struct rw_ring *ring);
 
 /* ---- the gate ----------------------------------------------------------------------------------- */
 
-/* Is there one (--gate)? Steps that need it are left out, or the variant is skipped by name. */
+/*
+ * Is there one (--gate), and direct I/O for it to hold? If not, steps that need it are left out, or
+ * the variant is skipped by name.
+ */
 bool rw_has_gate(void);
 /* Hold every write to the device under test from now on (FIFREEZE of the outer filesystem). */
 void rw_gate_shut(void);

@@ -514,7 +514,7 @@ void rw_watch(pid_t child, const char *variant, struct rw_outcome *o)
 		waitpid(child, &status, WNOHANG);
 	}
 	/* A verdict given with the gate shut must not leave it so. */
-	if (rw_has_gate() && (rw_gate_is_shut() || rw_gate_busy()))
+	if (rw_gate_exists() && (rw_gate_is_shut() || rw_gate_busy()))
 		rw_gate_request(RW_GATE_DO_OPEN);
 	o->seconds = (double)(rw_now_ns() - start) / 1e9;
 	close(w.pidfd);

@@ -119,6 +119,8 @@ static void run(const void *const *at)
 	struct rw_file *f;
 
 	for (unsigned int k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(kinds); k++) {
+		if (!rw_can_make(kinds[k].state))
+			continue;
 		f = start(ring, op, op->shared ? RW_SHARED : kinds[k].state);
 		rw_gate_shut();
 		submit(ring, f, kinds[k].rwf, kinds[k].extend);

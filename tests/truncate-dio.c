@@ -95,6 +95,8 @@ static void run(const void *const *at)
 	unsigned int n, in_flight;
 
 	for (unsigned int k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(kinds); k++) {
+		if (!rw_can_make(kinds[k].state))
+			continue;
 		struct rw_file *f = start(ring, op, kinds[k].state);
 		const struct arg a = { f, op };
 
