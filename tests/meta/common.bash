@@ -41,8 +41,14 @@ make_devices() {
 }
 
 unmake_devices() {
+	kill_left
 	fsfreeze --unfreeze "$PLACE/o" 2> /dev/null || true
 	eventually umount_all
+}
+
+# By the name of the place, which no process but ours can have.
+kill_left() {
+	pgrep -f -- "--dir $PLACE/i" | xargs -r kill -KILL 2> /dev/null || true
 }
 
 umount_all() {
@@ -96,9 +102,16 @@ command_of() {
 	[[ -e $PLACE/no-gate ]] || COMMAND+=(--gate "$PLACE/o")
 }
 
+# Sets status, output and lines. Into a file and not a pipe as run(1) of bats has it: what a broken
+# harness leaves running would hold that open.
 meta() {
 	command_of "$@"
-	run --separate-stderr "${COMMAND[@]}"
+	status=0
+	timeout --kill-after=5 120 "${COMMAND[@]}" > "$OUT/stdout" 2>&1 3>&- || status=$?
+	output=$(< "$OUT/stdout")
+	# shellcheck disable=SC2034 # for the tests
+	mapfile -t lines < "$OUT/stdout"
+	printf '%s\n' "$output"
 }
 
 # end_of VARIANT KEY: from the variant's last "end" line in the journal.

@@ -12,7 +12,7 @@ setup_file() {
 	make_place
 	export OUT=$BATS_FILE_TMPDIR
 	command_of hangs
-	"${COMMAND[@]}" > "$OUT/stdout" && echo 0 > "$OUT/status" || echo $? > "$OUT/status"
+	timeout --kill-after=5 200 "${COMMAND[@]}" > "$OUT/stdout" 2>&1 3>&- && echo 0 > "$OUT/status" || echo $? > "$OUT/status"
 }
 
 teardown_file() {
@@ -161,7 +161,7 @@ evidence_has() {
 
 	need_gate
 	command_of hangs --variant pwrite
-	"${COMMAND[@]}" > /dev/null &
+	"${COMMAND[@]}" > /dev/null 3>&- &
 	pid=$!
 	eventually in_d
 	kill -9 "$pid"

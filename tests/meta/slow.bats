@@ -10,7 +10,6 @@ setup_file() {
 }
 
 teardown_file() {
-	fsfreeze --unfreeze "$PLACE/o" 2> /dev/null || true
 	unmake_place
 }
 
@@ -38,7 +37,7 @@ teardown_file() {
 	fsfreeze --freeze "$PLACE/o"
 	OUT=$BATS_TEST_TMPDIR JOURNAL=$BATS_TEST_TMPDIR/journal.jsonl
 	# Without --gate: the program does not know why the device is slow.
-	"$META/slow" --dir "$PLACE/i" --output "$OUT" --journal "$JOURNAL" --variant device &
+	"$META/slow" --dir "$PLACE/i" --output "$OUT" --journal "$JOURNAL" --variant device 3>&- &
 	pid=$!
 	eventually write_in_flight
 	sleep 4 # that is the slow device

@@ -71,7 +71,7 @@ teardown_file() {
 	local pid
 
 	command_of slow --variant steps
-	"${COMMAND[@]}" > /dev/null &
+	"${COMMAND[@]}" > /dev/null 3>&- &
 	pid=$!
 	eventually grep -qs '"start"' "$JOURNAL"
 	kill -9 "$pid"
