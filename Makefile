@@ -22,6 +22,7 @@ all: suite $(META)
 
 # What runtests.sh needs.
 suite: $(TESTS)
+	@rm -f $(filter-out $(TESTS),$(wildcard $(BUILD)/tests/*)) # tests that are no more
 
 include runner/Makefile.inc
 -include tests/meta/Makefile.inc

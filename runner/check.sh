@@ -53,7 +53,7 @@ formatted() {
 	files '*.c' '*.h' | xargs clang-format --dry-run -Werror
 }
 
-# shellcheck knows bash by its first line; bats has its own dialect.
+# Which dialect a file is in, its first line says; bats files are bats.
 shell_is_clean() {
 	files | while read -r f; do
 		case $f in
@@ -67,7 +67,7 @@ shell_is_clean() {
 
 no_mark_left() {
 	# In two parts, so that this line is not one of them.
-	! files | grep -v '^docs/' | xargs grep -nE "TO""DO|FIX""ME|XX""X:|FILL"" IN"
+	! files | grep -v '^docs/' | xargs grep -nE "TO""DO|FIX""ME|XX""X:|FILL""-IN"
 }
 
 licensed() {
