@@ -86,7 +86,8 @@ int rw_device_in_flight(unsigned int *writes)
 	return (int)(r + w);
 }
 
-/* ---- the guardian ---------------------------------------------------------------------------------- */
+/* ---- the guardian
+ * ---------------------------------------------------------------------------------- */
 
 /* Waits the task for direct I/O? (Locks are not seen: /proc/PID/stack leaves out __sched code.) */
 static bool in_drain(const char *stack)
@@ -203,8 +204,7 @@ static void guard(int fd, int life)
 			}
 			break;
 		case RW_GATE_OPEN_WHEN_BLOCKED:
-			if (shut && rw_now_ns() - shut_at < LONGEST_SHUT &&
-			    !settled(&q, stacks)) {
+			if (shut && rw_now_ns() - shut_at < LONGEST_SHUT && !settled(&q, stacks)) {
 				rw_futex_wait(&rw_shared->gate_order, order, 3);
 				continue;
 			}
@@ -225,7 +225,8 @@ static void guard(int fd, int life)
 	ioctl(inner_fd, FITHAW, 0); /* killed between the two lines of quiesce() */
 }
 
-/* ---- the parent's side ------------------------------------------------------------------------------- */
+/* ---- the parent's side
+ * ------------------------------------------------------------------------------- */
 
 static bool backs_device(const char *gate_dir, char *why, size_t len)
 {

@@ -60,7 +60,8 @@ unsigned int rw_in_flight(unsigned int n)
 	return writes;
 }
 
-/* ---- in another task ---------------------------------------------------------------------------- */
+/* ---- in another task ----------------------------------------------------------------------------
+ */
 
 struct helper {
 	pid_t pid;
@@ -125,7 +126,8 @@ void rw_by(const struct rw_who *who, void (*call)(const void *), const void *arg
 		call(arg);
 }
 
-/* ---- with the gate shut --------------------------------------------------------------------------- */
+/* ---- with the gate shut
+ * --------------------------------------------------------------------------- */
 
 struct timed {
 	void (*call)(const void *);
@@ -155,7 +157,8 @@ static void check_blocked(void)
 		return;
 	memcpy(t.stack, rw_shared->blocked_in, sizeof(t.stack));
 	rw_where(&t, where, sizeof(where));
-	rw_fail("with direct writes in flight the call did not wait for them: it slept in %s", where);
+	rw_fail("with direct writes in flight the call did not wait for them: it slept in %s",
+		where);
 }
 
 void rw_held_by(const struct rw_who *who, void (*call)(const void *), const void *arg,

@@ -14,11 +14,13 @@ static const struct {
 	const char *kind, *pattern;
 } complaints[] = {
 	{ "panic", "Kernel panic" },
-	{ "oops", "(Oops|general protection fault|unable to handle (kernel|page fault)|stack-protector)" },
+	{ "oops",
+	  "(Oops|general protection fault|unable to handle (kernel|page fault)|stack-protector)" },
 	{ "bug", "(BUG:|kernel BUG at)" },
 	{ "warning", "(^| )WARNING:" },
 	{ "lockdep",
-	  "(possible (circular|recursive) locking|inconsistent lock state|lock order|lock held when "
+	  "(possible (circular|recursive) locking|inconsistent lock state|lock order|lock held "
+	  "when "
 	  "returning|bad unlock balance|held lock freed|suspicious RCU usage|non-static key|"
 	  "MAX_LOCK(DEP)?)" },
 	{ "hung task", "blocked for more than [0-9]+ seconds" },
@@ -26,8 +28,9 @@ static const struct {
 	{ "rcu stall", "rcu: INFO|rcu.*detected (expedited )?stall|rcu.*self-detected stall" },
 	{ "sanitizer", "(KASAN|UBSAN|KCSAN|KMSAN|KFENCE):|kmemleak: [0-9]+ new" },
 	{ "refcount", "refcount_t:" },
-	{ "xfs", "XFS( \\(|: Assertion).*(Corruption|corrupt|Internal error|shut ?down|Shutting down|"
-		 "Assertion failed|metadata I/O error|log I/O error|Unmount and run xfs_repair)" },
+	{ "xfs",
+	  "XFS( \\(|: Assertion).*(Corruption|corrupt|Internal error|shut ?down|Shutting down|"
+	  "Assertion failed|metadata I/O error|log I/O error|Unmount and run xfs_repair)" },
 	{ "ext4", "EXT4-fs (error|warning|critical)|EXT4-fs.*(Remounting filesystem read-only|"
 		  "failed to convert unwritten|This should not happen)|JBD2: .*(error|Error)" },
 	{ "block", "I/O error, dev (loop|dm-)" },
@@ -114,8 +117,8 @@ uint64_t rw_taint(void)
 {
 	char buf[64];
 
-	return rw_slurp("/proc/sys/kernel/tainted", buf, sizeof(buf)) > 0 ? strtoull(buf, NULL, 10) :
-									    0;
+	return rw_slurp("/proc/sys/kernel/tainted", buf, sizeof(buf)) > 0 ? strtoull(buf, NULL, 10)
+									  : 0;
 }
 
 int rw_lockdep_on(void)

@@ -29,7 +29,8 @@ static const char usage[] =
 	"      --config NAME    name the configuration in the journal\n"
 	"      --variant GLOB   only these variants (repeatable)\n"
 	"      --after NAME     only the variants after this one\n"
-	"      --seed N         of the random choices (default: from the clock; printed on failure)\n"
+	"      --seed N         of the random choices (default: from the clock; printed on "
+	"failure)\n"
 	"      --timeout-scale X  multiply every time by X\n"
 	"      --max-hangs N    stop after N unkillable tasks (default 1)\n"
 	"      --list           the variants, one a line\n"
@@ -38,7 +39,8 @@ static const char usage[] =
 	"  -q, --quiet          print only what did not pass\n"
 	"      --die-with-parent  end when the process that started this one ends\n"
 	"  -h, --help\n"
-	"exit status: 0 pass, 1 fail (the kernel is wrong), 2 broken set-up or usage, 3 hang, 77 skip\n";
+	"exit status: 0 pass, 1 fail (the kernel is wrong), 2 broken set-up or usage, 3 hang, 77 "
+	"skip\n";
 
 static void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 static void die(const char *fmt, ...)
@@ -85,7 +87,8 @@ void rw_child_signals(void)
 	sigaction(SIGUSR2, &sa, NULL);
 }
 
-/* ---- variants: the product of the axes ---------------------------------------------------------- */
+/* ---- variants: the product of the axes ----------------------------------------------------------
+ */
 
 static unsigned int n_product(void)
 {
@@ -125,7 +128,8 @@ static bool wanted(const char *name)
 	return false;
 }
 
-/* ---- the place --------------------------------------------------------------------------------- */
+/* ---- the place ---------------------------------------------------------------------------------
+ */
 
 static char work_dir[4096];
 
@@ -153,7 +157,8 @@ static void empty_work_dir(void)
 	rw_returned();
 }
 
-/* ---- one variant -------------------------------------------------------------------------------- */
+/* ---- one variant --------------------------------------------------------------------------------
+ */
 
 /*
  * As a subreaper this process inherits what the child leaves: that must not live on beside the
@@ -208,8 +213,8 @@ static void in_child(const void *const *at, pid_t parent)
 	rw_end(RW_PASS, NULL, 0, "%s", "");
 }
 
-static void check_kernel_log(struct rw_kmsg *k, const char *variant, struct rw_outcome *o, char *log,
-			     size_t len)
+static void check_kernel_log(struct rw_kmsg *k, const char *variant, struct rw_outcome *o,
+			     char *log, size_t len)
 {
 	char path[4096], bad[256], *text = NULL;
 	size_t size = 0;
@@ -301,7 +306,8 @@ static void remove_work_dir(void)
 		o.verdict == RW_PASS ? strerror(errno) : o.reason);
 }
 
-/* ---- the command line --------------------------------------------------------------------------- */
+/* ---- the command line ---------------------------------------------------------------------------
+ */
 
 static unsigned long long number(const char *opt, const char *s)
 {
@@ -315,8 +321,20 @@ static unsigned long long number(const char *opt, const char *s)
 	return v;
 }
 
-enum { O_GATE = 256, O_JOURNAL, O_CONFIG, O_VARIANT, O_AFTER, O_SEED, O_SCALE, O_MAX_HANGS, O_LIST,
-       O_DESCRIBE, O_KTAP, O_DIE };
+enum {
+	O_GATE = 256,
+	O_JOURNAL,
+	O_CONFIG,
+	O_VARIANT,
+	O_AFTER,
+	O_SEED,
+	O_SCALE,
+	O_MAX_HANGS,
+	O_LIST,
+	O_DESCRIBE,
+	O_KTAP,
+	O_DIE
+};
 
 static const struct option options[] = {
 	{ "dir", required_argument, NULL, 'd' },

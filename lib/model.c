@@ -18,7 +18,7 @@
 #define PAGE 4096
 
 struct alt {
-	uint64_t word; /* 0: all zeros */
+	uint64_t word;	/* 0: all zeros */
 	uint16_t bytes; /* from here on zeros; CELL when whole */
 };
 
@@ -49,7 +49,8 @@ struct rw_model {
 static unsigned int n_tags;
 static struct rw_model *tags[256];
 
-/* ---- words --------------------------------------------------------------------------------------- */
+/* ---- words
+ * --------------------------------------------------------------------------------------- */
 
 uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off)
 {
@@ -80,7 +81,8 @@ void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen)
 		w[i] = first + i;
 }
 
-/* ---- cells ----------------------------------------------------------------------------------------- */
+/* ---- cells
+ * ----------------------------------------------------------------------------------------- */
 
 static void set_one(struct cell *c, uint64_t word, unsigned int bytes)
 {
@@ -313,7 +315,8 @@ void rw_unordered(struct rw_file *f)
 	m->n_writes = 0;
 }
 
-/* ---- verify ------------------------------------------------------------------------------------------ */
+/* ---- verify
+ * ------------------------------------------------------------------------------------------ */
 
 static bool cell_is(const uint64_t *got, const struct alt *a, size_t bytes)
 {
@@ -353,9 +356,9 @@ static void wrong(const struct rw_model *m, const char *how, off_t at, const uin
 		bool fits = false;
 
 		for (unsigned int k = 0; k < c->n; k++)
-			fits |= got[i] == (c->alt[k].word && i * 8 < c->alt[k].bytes ?
-						   c->alt[k].word + i :
-						   0);
+			fits |= got[i] == (c->alt[k].word && i * 8 < c->alt[k].bytes
+						   ? c->alt[k].word + i
+						   : 0);
 		if (!fits)
 			break;
 	}
@@ -431,7 +434,8 @@ void rw_verify(struct rw_file *f)
 	free(buf);
 }
 
-/* ---- files -------------------------------------------------------------------------------------------- */
+/* ---- files
+ * -------------------------------------------------------------------------------------------- */
 
 static void write_all(struct rw_file *f, size_t size)
 {
@@ -560,7 +564,8 @@ unsigned int rw_promise(struct rw_file *f, off_t off, size_t len)
 	return m->gen;
 }
 
-/* ---- surroundings ---------------------------------------------------------------------------------------- */
+/* ---- surroundings
+ * ---------------------------------------------------------------------------------------- */
 
 unsigned int rw_fs(void)
 {

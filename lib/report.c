@@ -8,13 +8,15 @@
 #include <jansson.h>
 #include <stdarg.h>
 
-/* ---- in the test's tasks ------------------------------------------------------------------------ */
+/* ---- in the test's tasks ------------------------------------------------------------------------
+ */
 
 const char *rw_verdict_name(enum rw_verdict verdict)
 {
-	static const char *const names[] = { [RW_NONE] = "NONE",     [RW_PASS] = "PASS",
-					     [RW_FAIL] = "FAIL",     [RW_BROKEN] = "BROKEN",
-					     [RW_HANG] = "HANG",     [RW_SKIP] = "SKIP" };
+	static const char *const names[] = {
+		[RW_NONE] = "NONE",	[RW_PASS] = "PASS", [RW_FAIL] = "FAIL",
+		[RW_BROKEN] = "BROKEN", [RW_HANG] = "HANG", [RW_SKIP] = "SKIP"
+	};
 
 	return names[verdict];
 }
@@ -78,10 +80,12 @@ void rw_equal(const char *what, long long got, const char *expr, long long want,
 {
 	rw_progress();
 	if (got != want)
-		rw_end(RW_FAIL, file, line, "%s is %lld, expected %s = %lld", what, got, expr, want);
+		rw_end(RW_FAIL, file, line, "%s is %lld, expected %s = %lld", what, got, expr,
+		       want);
 }
 
-/* ---- in the parent ------------------------------------------------------------------------------- */
+/* ---- in the parent
+ * ------------------------------------------------------------------------------- */
 
 static FILE *journal;
 static unsigned int number;

@@ -39,9 +39,9 @@ struct rw_axis {
 	const void *rows;
 	size_t n, size;
 };
-#define RW_AXIS(table)                                                                             \
-	{                                                                                          \
-		(table), RW_ARRAY_SIZE(table), sizeof((table)[0])                                  \
+#define RW_AXIS(table)                                            \
+	{                                                         \
+		(table), RW_ARRAY_SIZE(table), sizeof((table)[0]) \
 	}
 
 struct rw_test {
@@ -79,7 +79,7 @@ long rw_leave(const char *what, long ret, enum rw_verdict otherwise, const char 
 
 /* A first try of a feature, nothing in flight: EOPNOTSUPP, ENOTTY, ENOSYS and EINVAL are a SKIP. */
 void rw_try(const char *what, const char *feature, long ret, const char *file, int line);
-#define rw_supported(feature, call)                                                                \
+#define rw_supported(feature, call) \
 	(rw_enter(#call), rw_try(#call, feature, (call), __FILE__, __LINE__))
 
 /* Two numbers must be equal; the message gives both expressions and both values. */
@@ -91,10 +91,10 @@ void rw_equal(const char *what, long long got, const char *expr, long long want,
 
 enum { RW_XFS = 1, RW_EXT4 = 2, RW_OTHER_FS = 4 };
 
-unsigned int rw_fs(void);     /* one of the above: what the test's directory is on */
-size_t rw_block_size(void);   /* filesystem block, st_blksize */
-size_t rw_sector_size(void);  /* smallest direct I/O, by trying */
-bool rw_direct(void);	      /* false: O_DIRECT falls back to the page cache (data=journal) */
+unsigned int rw_fs(void);    /* one of the above: what the test's directory is on */
+size_t rw_block_size(void);  /* filesystem block, st_blksize */
+size_t rw_sector_size(void); /* smallest direct I/O, by trying */
+bool rw_direct(void);	     /* false: O_DIRECT falls back to the page cache (data=journal) */
 unsigned int rw_rand(unsigned int n); /* 0..n-1, from --seed */
 void rw_jitter(unsigned int us);      /* burn 0..us microseconds of CPU: moves the race */
 
@@ -103,7 +103,8 @@ void rw_jitter(unsigned int us);      /* burn 0..us microseconds of CPU: moves t
 uint64_t rw_until(unsigned int ms);
 bool rw_more(uint64_t end);
 
-/* ---- files and what they must hold ------------------------------------------------------------ */
+/* ---- files and what they must hold ------------------------------------------------------------
+ */
 
 enum rw_state {
 	RW_HOLE,      /* no blocks, size set */
@@ -118,7 +119,7 @@ enum rw_state {
  * shifted or foreign block is named by what it holds (model.c).
  */
 struct rw_file {
-	int fd;	  /* O_RDWR | O_DIRECT */
+	int fd; /* O_RDWR | O_DIRECT */
 	const char *name;
 	struct rw_model *model;
 };
@@ -157,7 +158,8 @@ void rw_unordered(struct rw_file *f);
 /* Contents, size and neighbours, by direct and by cached reads: any other word is a FAIL. */
 void rw_verify(struct rw_file *f);
 
-/* ---- rings ------------------------------------------------------------------------------------ */
+/* ---- rings ------------------------------------------------------------------------------------
+ */
 
 struct rw_ring_kind {
 	const char *name;
@@ -194,7 +196,8 @@ void rw_reap(struct rw_ring *ring);
 unsigned int rw_unreaped(const struct rw_ring *ring);
 void rw_ring_close(struct rw_ring *ring);
 
-/* ---- the gate ----------------------------------------------------------------------------------- */
+/* ---- the gate -----------------------------------------------------------------------------------
+ */
 
 /*
  * Is there one (--gate), and direct I/O for it to hold? If not, steps that need it are left out, or

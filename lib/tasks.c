@@ -251,10 +251,16 @@ void rw_look_quiet(struct rw_quiet *q, const struct rw_task *t, unsigned int n, 
 void rw_where(const struct rw_task *t, char *buf, size_t len)
 {
 	/* Generic sleeping primitives say nothing about who waits for what. */
-	static const char *const skip[] = { "schedule",	      "io_schedule",	  "schedule_timeout",
-					    "wait_on_bit",    "bit_wait",	  "bit_wait_io",
-					    "__wait_on_bit",  "out_of_line_wait_on_bit",
-					    "wait_for_completion", "__wait_for_common" };
+	static const char *const skip[] = { "schedule",
+					    "io_schedule",
+					    "schedule_timeout",
+					    "wait_on_bit",
+					    "bit_wait",
+					    "bit_wait_io",
+					    "__wait_on_bit",
+					    "out_of_line_wait_on_bit",
+					    "wait_for_completion",
+					    "__wait_for_common" };
 	const char *at = t->stack;
 	unsigned int shown = 0;
 	size_t used = 0;

@@ -19,17 +19,17 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define TICK 20		/* ms between looks at the counter */
-#define SUSPECT 1000	/* ms without progress before the first sample */
-#define SAMPLES 5	/* identical ones needed */
-#define SAMPLE_GAP 200	/* ms between them */
-#define DEVICE_BUSY 30000 /* ms a device may hold I/O without ending any */
-#define MOVING 60000	/* ms of moving stacks without progress: livelock */
-#define LONGEST 600000	/* ms without progress, whatever the reason */
-#define BURNT 4000	/* ms of CPU without progress: livelock */
+#define TICK 20		     /* ms between looks at the counter */
+#define SUSPECT 1000	     /* ms without progress before the first sample */
+#define SAMPLES 5	     /* identical ones needed */
+#define SAMPLE_GAP 200	     /* ms between them */
+#define DEVICE_BUSY 30000    /* ms a device may hold I/O without ending any */
+#define MOVING 60000	     /* ms of moving stacks without progress: livelock */
+#define LONGEST 600000	     /* ms without progress, whatever the reason */
+#define BURNT 4000	     /* ms of CPU without progress: livelock */
 #define LONGEST_FREEZE 60000 /* ms for the guardian to freeze or thaw */
-#define PROBE 300	/* ms for the harmless signal to show */
-#define KILL_WAIT 2000	/* ms for SIGKILL to work */
+#define PROBE 300	     /* ms for the harmless signal to show */
+#define KILL_WAIT 2000	     /* ms for SIGKILL to work */
 
 /* How much slower than a present-day core this CPU runs, >= 1: emulation needs more CPU time. */
 static double slowness = 1;
@@ -43,7 +43,8 @@ struct sample {
 struct watch {
 	pid_t child;
 	int pidfd;
-	uint64_t progress, since, last_tick; /* ns; `since` is moved on for time this process lost */
+	uint64_t progress, since,
+		last_tick; /* ns; `since` is moved on for time this process lost */
 	uint64_t cpu_at_start, next_sample, gate_since;
 	struct rw_quiet quiet;
 	unsigned int n_samples, n_same;
@@ -149,7 +150,8 @@ static enum finding judge(struct watch *w)
 	return idle > scaled(LONGEST) ? STARVED : MOVES_ON;
 }
 
-/* ---- evidence ---------------------------------------------------------------------------------------- */
+/* ---- evidence
+ * ---------------------------------------------------------------------------------------- */
 
 static void cat(FILE *f, const char *title, const char *path)
 {
@@ -268,8 +270,8 @@ static FILE *write_evidence(const struct watch *w, const char *variant, const ch
 		o->evidence[0] = '\0';
 		return NULL;
 	}
-	fprintf(f, "%s\n%s %s, config %s, seed %llu\n", reason, rw_test.name, variant, rw_opt.config,
-		(unsigned long long)rw_opt.seed);
+	fprintf(f, "%s\n%s %s, config %s, seed %llu\n", reason, rw_test.name, variant,
+		rw_opt.config, (unsigned long long)rw_opt.seed);
 	rw_slurp("/proc/version", buf, sizeof(buf));
 	fprintf(f, "%s\nlast call: %s%s\n", buf, calling ? calling : "none",
 		atomic_load(&rw_shared->in_call) ? " (not returned)" : " (returned)");
@@ -290,7 +292,8 @@ static FILE *write_evidence(const struct watch *w, const char *variant, const ch
 	return f;
 }
 
-/* ---- what is said of a hang ------------------------------------------------------------------------- */
+/* ---- what is said of a hang
+ * ------------------------------------------------------------------------- */
 
 /* The one to name: a task asleep in D, of those one that waits for direct I/O; else the child. */
 static const struct rw_task *culprit(const struct sample *s)
@@ -313,9 +316,10 @@ static const struct rw_task *culprit(const struct sample *s)
 
 static void name_hang(const struct watch *w, enum finding what, char *buf, size_t len)
 {
-	static const char *const words[] = { [LIVELOCK] = "livelock: ", [DEADLOCK] = "",
-					     [LOST_WAKEUP] = "lost wake-up: ", [MOVES_ON] = "",
-					     [STARVED] = "", [GATE_STUCK] = "" };
+	static const char *const words[] = {
+		[LIVELOCK] = "livelock: ", [DEADLOCK] = "", [LOST_WAKEUP] = "lost wake-up: ",
+		[MOVES_ON] = "",	   [STARVED] = "",  [GATE_STUCK] = ""
+	};
 	const struct rw_task *t = culprit(newest(w));
 	const char *in, *calling = rw_in_call();
 	char where[256];
@@ -325,14 +329,17 @@ static void name_hang(const struct watch *w, enum finding what, char *buf, size_
 		return;
 	}
 	rw_where(t, where, sizeof(where));
-	in = !t->io_worker		       ? rw_syscall_name(t->syscall) :
-	     !strncmp(t->comm, "iou-sqp-", 8) ? "SQPOLL" :
-						"io-wq";
+	in = !t->io_worker			? rw_syscall_name(t->syscall)
+	     : !strncmp(t->comm, "iou-sqp-", 8) ? "SQPOLL"
+						: "io-wq";
 	snprintf(buf, len, "%s%s/%d %c in %s (%s)", words[what], t->comm, t->tid, t->state, where,
-		 in[0] ? in : calling ? calling : "user space");
+		 in[0]	   ? in
+		 : calling ? calling
+			   : "user space");
 }
 
-/* ---- signals ------------------------------------------------------------------------------------------ */
+/* ---- signals
+ * ------------------------------------------------------------------------------------------ */
 
 static void signal_all(const struct watch *w, int sig)
 {
@@ -401,8 +408,7 @@ static const char *put_down(const struct watch *w, struct rw_outcome *o, FILE *f
 	return how;
 }
 
-static void hang(struct watch *w, enum finding what, const char *variant,
-		 struct rw_outcome *o)
+static void hang(struct watch *w, enum finding what, const char *variant, struct rw_outcome *o)
 {
 	double after = (double)(rw_now_ns() - w->since) / 1e9;
 	char what_hangs[512], line[700];
@@ -434,7 +440,8 @@ static void hang(struct watch *w, enum finding what, const char *variant,
 			 before ? "; before that: " : "", before ? before : "");
 }
 
-/* ---- the watch ------------------------------------------------------------------------------------------ */
+/* ---- the watch
+ * ------------------------------------------------------------------------------------------ */
 
 static void ended(int status, struct rw_outcome *o)
 {
@@ -445,13 +452,13 @@ static void ended(int status, struct rw_outcome *o)
 		snprintf(o->reason, sizeof(o->reason), "%s", rw_shared->reason);
 	} else if (WIFSIGNALED(status)) {
 		o->verdict = RW_FAIL;
-		snprintf(o->reason, sizeof(o->reason), "the test was killed by signal %d (%s) in %s",
-			 WTERMSIG(status), strsignal(WTERMSIG(status)),
-			 rw_in_call() ? rw_in_call() : "its own code");
+		snprintf(o->reason, sizeof(o->reason),
+			 "the test was killed by signal %d (%s) in %s", WTERMSIG(status),
+			 strsignal(WTERMSIG(status)), rw_in_call() ? rw_in_call() : "its own code");
 	} else {
 		o->verdict = RW_BROKEN;
-		snprintf(o->reason, sizeof(o->reason), "the test exited (status %d) without a verdict",
-			 WEXITSTATUS(status));
+		snprintf(o->reason, sizeof(o->reason),
+			 "the test exited (status %d) without a verdict", WEXITSTATUS(status));
 	}
 }
 

@@ -66,16 +66,17 @@ static const struct {
 	const char *wanted;
 	const char *fallback; /* NULL: the key must be there */
 } keys[] = {
-	[KEY_DESCRIPTION] = {"DESCRIPTION", is_text, "some text", NULL},
-	[KEY_GROUPS] = {"GROUPS", is_words, "kebab-case words", NULL},
-	[KEY_FILESYSTEM] = {"FILESYSTEM", is_filesystem, "xfs or ext4", NULL},
-	[KEY_BLOCK_SIZE] = {"BLOCK_SIZE", is_block_size, "a power of two from 512 to 65536", NULL},
-	[KEY_MKFS_OPTIONS] = {"MKFS_OPTIONS", is_options, "letters, digits, blanks and =,.^_:-",
-			      ""},
-	[KEY_MOUNT_OPTIONS] = {"MOUNT_OPTIONS", is_options, "letters, digits and =,.^_:-", ""},
-	[KEY_SIZE] = {"SIZE", is_size, "megabytes from 64 up, like 512M", "512M"},
-	[KEY_SECTOR_SIZE] = {"SECTOR_SIZE", is_sector_size, "512 or 4096", "512"},
-	[KEY_DIRECT_IO] = {"DIRECT_IO", is_switch, "on or off", "on"},
+	[KEY_DESCRIPTION] = { "DESCRIPTION", is_text, "some text", NULL },
+	[KEY_GROUPS] = { "GROUPS", is_words, "kebab-case words", NULL },
+	[KEY_FILESYSTEM] = { "FILESYSTEM", is_filesystem, "xfs or ext4", NULL },
+	[KEY_BLOCK_SIZE] = { "BLOCK_SIZE", is_block_size, "a power of two from 512 to 65536",
+			     NULL },
+	[KEY_MKFS_OPTIONS] = { "MKFS_OPTIONS", is_options, "letters, digits, blanks and =,.^_:-",
+			       "" },
+	[KEY_MOUNT_OPTIONS] = { "MOUNT_OPTIONS", is_options, "letters, digits and =,.^_:-", "" },
+	[KEY_SIZE] = { "SIZE", is_size, "megabytes from 64 up, like 512M", "512M" },
+	[KEY_SECTOR_SIZE] = { "SECTOR_SIZE", is_sector_size, "512 or 4096", "512" },
+	[KEY_DIRECT_IO] = { "DIRECT_IO", is_switch, "on or off", "on" },
 };
 
 const char *conf_key_name(enum conf_key key)

@@ -12,8 +12,8 @@
 static json_t *bugs; /* the list of configs/known-bugs.json */
 static char kernel[sizeof(((struct utsname *)0)->release)];
 
-static const char *const keys[] = {"config", "test", "variant", "kernel",
-				   "verdict", "reason", "reference"};
+static const char *const keys[] = { "config",  "test",	 "variant",  "kernel",
+				    "verdict", "reason", "reference" };
 
 void known_read(const char *path)
 {
@@ -27,7 +27,7 @@ void known_read(const char *path)
 	bugs = json_object_get(file, "bugs");
 	if (!json_is_array(bugs))
 		die("%s: no list \"bugs\"", path);
-	json_array_foreach (bugs, i, bug)
+	json_array_foreach(bugs, i, bug)
 		for (k = 0; k < ARRAY_SIZE(keys); k++)
 			if (!*text_of(bug, keys[k]))
 				die("%s: bug %zu has no \"%s\"", path, i + 1, keys[k]);
@@ -51,7 +51,7 @@ const char *known_bug(const char *config, const char *test, const char *variant,
 	const json_t *bug;
 	size_t i;
 
-	json_array_foreach (bugs, i, bug)
+	json_array_foreach(bugs, i, bug)
 		if (matches(bug, "config", config) && matches(bug, "test", test) &&
 		    matches(bug, "variant", variant) && matches(bug, "kernel", kernel) &&
 		    (!verdict || (!strcmp(text_of(bug, "verdict"), verdict) &&

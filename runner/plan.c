@@ -37,11 +37,11 @@ struct patterns {
 	} * pattern;
 };
 
-static struct patterns names = {.what = "test"};
-static struct patterns configs = {.what = "configuration"};
-static struct patterns groups = {.what = "group"};
-static struct patterns excludes = {.what = "excluded test, group, configuration or TEST/VARIANT"};
-static struct patterns variants = {.what = "variant"};
+static struct patterns names = { .what = "test" };
+static struct patterns configs = { .what = "configuration" };
+static struct patterns groups = { .what = "group" };
+static struct patterns excludes = { .what = "excluded test, group, configuration or TEST/VARIANT" };
+static struct patterns variants = { .what = "variant" };
 
 struct test {
 	json_t *describe;
@@ -209,7 +209,7 @@ static bool test_in(struct patterns *patterns, const struct test *t)
 	json_t *group;
 	size_t i;
 
-	json_array_foreach (json_object_get(t->describe, "groups"), i, group)
+	json_array_foreach(json_object_get(t->describe, "groups"), i, group)
 		any |= matches(patterns, json_string_value(group));
 	return any;
 }
@@ -279,7 +279,7 @@ static json_t *choose_variants(const struct test *t)
 	json_t *chosen = json_array(), *variant;
 	size_t i;
 
-	json_array_foreach (json_object_get(t->describe, "variants"), i, variant) {
+	json_array_foreach(json_object_get(t->describe, "variants"), i, variant) {
 		const char *name = json_string_value(variant);
 		char *full = format("%s/%s", t->name, name);
 		bool excluded = matches(&excludes, full);
@@ -368,7 +368,7 @@ static void print_words(const char *title, const json_t *words)
 	if (!json_array_size(words))
 		return;
 	printf("%s\n", title);
-	json_array_foreach (words, i, word)
+	json_array_foreach(words, i, word)
 		printf("    %s\n", json_string_value(word));
 }
 
@@ -382,7 +382,7 @@ static void list(void)
 		printf("    %-20s %s (%zu variants;", test[i].name,
 		       text_of(test[i].describe, "summary"),
 		       json_array_size(json_object_get(test[i].describe, "variants")));
-		json_array_foreach (json_object_get(test[i].describe, "groups"), k, group)
+		json_array_foreach(json_object_get(test[i].describe, "groups"), k, group)
 			printf(" %s", json_string_value(group));
 		puts(")");
 	}
@@ -439,7 +439,7 @@ static void print_dry_run(void)
 	json_t *variant;
 
 	for (i = 0; i < nr_units; i++) {
-		json_array_foreach (unit[i].variants, k, variant)
+		json_array_foreach(unit[i].variants, k, variant)
 			printf("%s  %s  %s\n", unit[i].config->name, unit[i].test->name,
 			       json_string_value(variant));
 		sum += json_array_size(unit[i].variants);
@@ -455,7 +455,7 @@ static void print_units(void)
 	for (i = 0; i < nr_units; i++) {
 		printf("%s\t%s\t%s\t", unit[i].config->name, unit[i].test->name,
 		       unit[i].all ? "all" : "some");
-		json_array_foreach (unit[i].variants, k, variant)
+		json_array_foreach(unit[i].variants, k, variant)
 			printf("%s%s", k ? " " : "", json_string_value(variant));
 		putchar('\n');
 	}
@@ -467,7 +467,7 @@ static void write_plan(const char *journal, const struct unit *u)
 	json_t *skips = json_object(), *variant;
 	size_t i;
 
-	json_array_foreach (u->variants, i, variant) {
+	json_array_foreach(u->variants, i, variant) {
 		const char *name = json_string_value(variant), *why = NULL;
 
 		if (u->config->conf)
@@ -508,21 +508,21 @@ int main(int argc, char **argv)
 		DESCRIBE
 	};
 	static const struct option options[] = {
-		{"configs", required_argument, NULL, CONFIGS},
-		{"tests", required_argument, NULL, TESTS},
-		{"config", required_argument, NULL, 'c'},
-		{"group", required_argument, NULL, 'g'},
-		{"exclude", required_argument, NULL, 'x'},
-		{"variant", required_argument, NULL, 'v'},
-		{"directory", no_argument, NULL, DIRECTORY},
-		{"shard", required_argument, NULL, SHARD},
-		{"shuffle", no_argument, NULL, SHUFFLE},
-		{"seed", required_argument, NULL, SEED},
-		{"journal", required_argument, NULL, JOURNAL},
-		{"dry-run", no_argument, NULL, DRY_RUN},
-		{"list", no_argument, NULL, LIST},
-		{"describe", required_argument, NULL, DESCRIBE},
-		{NULL},
+		{ "configs", required_argument, NULL, CONFIGS },
+		{ "tests", required_argument, NULL, TESTS },
+		{ "config", required_argument, NULL, 'c' },
+		{ "group", required_argument, NULL, 'g' },
+		{ "exclude", required_argument, NULL, 'x' },
+		{ "variant", required_argument, NULL, 'v' },
+		{ "directory", no_argument, NULL, DIRECTORY },
+		{ "shard", required_argument, NULL, SHARD },
+		{ "shuffle", no_argument, NULL, SHUFFLE },
+		{ "seed", required_argument, NULL, SEED },
+		{ "journal", required_argument, NULL, JOURNAL },
+		{ "dry-run", no_argument, NULL, DRY_RUN },
+		{ "list", no_argument, NULL, LIST },
+		{ "describe", required_argument, NULL, DESCRIBE },
+		{ NULL },
 	};
 	const char *configs_dir = NULL, *tests_dir = NULL, *journal = NULL, *shown = NULL;
 	bool directory = false, shuffled = false, dry_run = false, listed = false;

@@ -36,7 +36,7 @@ static bool direct_io_works(const char *dir)
 
 static void probe_io_uring(void)
 {
-	struct io_uring_params params = {0};
+	struct io_uring_params params = { 0 };
 	int fd = syscall(SYS_io_uring_setup, 1, &params);
 
 	if (fd >= 0)

@@ -24,14 +24,14 @@ static const struct {
 	const char *name, *count; /* in the journal; in the sums */
 	const char *directive;	  /* Documentation/dev-tools/ktap.rst */
 } verdicts[VERDICTS] = {
-	[NONE] = {"", "", ""},
-	[SKIP] = {"SKIP", "skipped", " # SKIP "},
-	[PASS] = {"PASS", "passed", ""},
-	[XFAIL] = {"XFAIL", "expected to fail", " # XFAIL "},
-	[NOTRUN] = {"NOTRUN", "not run", " # ERROR not run: "},
-	[BROKEN] = {"BROKEN", "broken", " # ERROR "},
-	[FAIL] = {"FAIL", "failed", ""},
-	[HANG] = {"HANG", "hung", " # TIMEOUT "},
+	[NONE] = { "", "", "" },
+	[SKIP] = { "SKIP", "skipped", " # SKIP " },
+	[PASS] = { "PASS", "passed", "" },
+	[XFAIL] = { "XFAIL", "expected to fail", " # XFAIL " },
+	[NOTRUN] = { "NOTRUN", "not run", " # ERROR not run: " },
+	[BROKEN] = { "BROKEN", "broken", " # ERROR " },
+	[FAIL] = { "FAIL", "failed", "" },
+	[HANG] = { "HANG", "hung", " # TIMEOUT " },
 };
 
 struct variant {
@@ -174,7 +174,7 @@ static void take_plan(const json_t *event)
 	size_t i;
 
 	t->guards = json_object_get(event, "guards");
-	json_array_foreach (json_object_get(event, "variants"), i, name) {
+	json_array_foreach(json_object_get(event, "variants"), i, name) {
 		struct variant *variant = variant_of(t, json_string_value(name));
 
 		variant->expected = json_string_value(json_object_get(skips, variant->name));
@@ -329,7 +329,7 @@ static void end_file(FILE *file, const char *path)
 
 static json_t *json_of_variant(const struct variant *variant)
 {
-	static const char *const copied[] = {"seed", "evidence", "kernel_log", "killable"};
+	static const char *const copied[] = { "seed", "evidence", "kernel_log", "killable" };
 	json_t *json = json_pack("{s:s, s:s, s:s, s:o, s:i, s:i}", "variant", variant->name,
 				 "verdict", verdicts[variant->verdict].name, "reason",
 				 variant->reason ? variant->reason : "", "seconds",
@@ -370,7 +370,7 @@ static void write_json(const char *path, int status, const char *tainted)
 	size_t i;
 
 	/* Host, kernel, seed, arguments: whatever the run said of itself when it started. */
-	json_object_foreach (run_start, key, value)
+	json_object_foreach(run_start, key, value)
 		if (strcmp(key, "event"))
 			json_object_set(root, key, value);
 	json_object_set_new(root, "complete", json_boolean(run_end));
@@ -463,7 +463,7 @@ static void print_failures(void)
 			failed |= v->verdict >= FAIL;
 		}
 		if (failed)
-			json_array_foreach (test[i].guards, g, guard)
+			json_array_foreach(test[i].guards, g, guard)
 				printf("       %s guards: %s\n", test[i].name,
 				       json_string_value(guard));
 	}
@@ -534,7 +534,7 @@ static void print_unexpected_passes(void)
 
 static void print_summary(const char *dir, const char *tainted, bool quiet)
 {
-	static const enum verdict order[] = {PASS, FAIL, HANG, BROKEN, SKIP, XFAIL, NOTRUN};
+	static const enum verdict order[] = { PASS, FAIL, HANG, BROKEN, SKIP, XFAIL, NOTRUN };
 	double begin = json_number_value(json_object_get(run_start, "time"));
 	double end = json_number_value(json_object_get(run_end, "time"));
 	size_t i;
@@ -563,9 +563,9 @@ static void print_summary(const char *dir, const char *tainted, bool quiet)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"quiet", no_argument, NULL, 'q'},
-		{"known", required_argument, NULL, 'k'},
-		{NULL},
+		{ "quiet", no_argument, NULL, 'q' },
+		{ "known", required_argument, NULL, 'k' },
+		{ NULL },
 	};
 	bool quiet = false;
 	char *tainted;
@@ -586,7 +586,7 @@ int main(int argc, char **argv)
 	index_of = json_object();
 	unexpected = json_array();
 	read_events(format("%s/journal.jsonl", argv[optind]));
-	json_array_foreach (events, i, event)
+	json_array_foreach(events, i, event)
 		take_event(event);
 	if (*text_of(run_start, "kernel"))
 		known_kernel(text_of(run_start, "kernel"));

@@ -47,7 +47,9 @@ static char **variants; /* asked for; with --resume, those behind `after` are st
 static int nr_variants, nr_done;
 
 static json_t *running; /* the "start" event without its "end" */
-static const char *const weights[] = {"SKIP", "PASS", "XFAIL", "NOTRUN", "BROKEN", "FAIL", "HANG"};
+static const char *const weights[] = {
+	"SKIP", "PASS", "XFAIL", "NOTRUN", "BROKEN", "FAIL", "HANG"
+};
 static size_t worst; /* of weights, so far */
 static bool wedged;  /* an unkillable task is left */
 static int skipped, expected_failures;
@@ -166,7 +168,7 @@ static double previous_seconds(const char *path)
 	double seconds = 0;
 	size_t i;
 
-	json_array_foreach (json_object_get(results, "tests"), i, entry)
+	json_array_foreach(json_object_get(results, "tests"), i, entry)
 		if (!strcmp(text_of(entry, "config"), config) &&
 		    !strcmp(text_of(entry, "test"), test))
 			seconds = json_number_value(json_object_get(entry, "seconds"));
@@ -253,7 +255,7 @@ static pid_t start_program(void)
 		die("%s: %m", log_path);
 #define ARGUMENT(...)                                          \
 	do {                                                   \
-		const char *const words[] = {__VA_ARGS__};     \
+		const char *const words[] = { __VA_ARGS__ };   \
 		for (size_t w = 0; w < ARRAY_SIZE(words); w++) \
 			argv[n++] = (char *)words[w];          \
 	} while (0)
@@ -339,7 +341,7 @@ static void program_ended(int status)
 /* The wait status, or -1 when it had to be killed or we were asked to stop. */
 static int watch_program(pid_t pid, FILE *file)
 {
-	const struct timespec tick = {.tv_nsec = 50 * 1000 * 1000};
+	const struct timespec tick = { .tv_nsec = 50 * 1000 * 1000 };
 	double begin = steady_clock(), heard = begin, drawn = 0;
 	int status;
 
@@ -462,24 +464,24 @@ int main(int argc, char **argv)
 		VERBOSE
 	};
 	static const struct option options[] = {
-		{"config", required_argument, NULL, CONFIG},
-		{"dir", required_argument, NULL, DIR},
-		{"gate", required_argument, NULL, GATE},
-		{"output", required_argument, NULL, OUTPUT},
-		{"journal", required_argument, NULL, JOURNAL},
-		{"seed", required_argument, NULL, SEED},
-		{"timeout-scale", required_argument, NULL, SCALE},
-		{"all", no_argument, NULL, ALL},
-		{"resume", no_argument, NULL, RESUME},
-		{"last-try", no_argument, NULL, LAST_TRY},
-		{"previous", required_argument, NULL, PREVIOUS},
-		{"known", required_argument, NULL, KNOWN},
-		{"quiet", no_argument, NULL, QUIET},
-		{"verbose", no_argument, NULL, VERBOSE},
-		{NULL},
+		{ "config", required_argument, NULL, CONFIG },
+		{ "dir", required_argument, NULL, DIR },
+		{ "gate", required_argument, NULL, GATE },
+		{ "output", required_argument, NULL, OUTPUT },
+		{ "journal", required_argument, NULL, JOURNAL },
+		{ "seed", required_argument, NULL, SEED },
+		{ "timeout-scale", required_argument, NULL, SCALE },
+		{ "all", no_argument, NULL, ALL },
+		{ "resume", no_argument, NULL, RESUME },
+		{ "last-try", no_argument, NULL, LAST_TRY },
+		{ "previous", required_argument, NULL, PREVIOUS },
+		{ "known", required_argument, NULL, KNOWN },
+		{ "quiet", no_argument, NULL, QUIET },
+		{ "verbose", no_argument, NULL, VERBOSE },
+		{ NULL },
 	};
 	const char *earlier = NULL, *no_color = getenv("NO_COLOR");
-	struct sigaction action = {.sa_handler = on_signal};
+	struct sigaction action = { .sa_handler = on_signal };
 	bool resume = false;
 	int opt;
 

@@ -45,7 +45,7 @@ pid_t tasks_start(char *const *argv, int log)
 static unsigned int sample(pid_t root, struct rw_task *task, unsigned int max, bool deep)
 {
 	static struct rw_shared no_helpers;
-	pid_t pids[RW_MAX_TASKS] = {root};
+	pid_t pids[RW_MAX_TASKS] = { root };
 	unsigned int nr_pids = 1 + rw_descendants(root, pids + 1, RW_MAX_TASKS - 1);
 	unsigned int n = 0, i;
 
@@ -98,7 +98,7 @@ char *tasks_blame(pid_t root)
 
 bool tasks_kill(pid_t group, int *status)
 {
-	const struct timespec tick = {.tv_nsec = 10 * 1000 * 1000};
+	const struct timespec tick = { .tv_nsec = 10 * 1000 * 1000 };
 	double end = steady_clock() + 10;
 
 	kill(-group, SIGKILL);

@@ -63,7 +63,7 @@ static int stuck(pid_t pid, const char *name, double seconds, int log)
 
 static int wait_for(pid_t pid, double seconds, int *status)
 {
-	const struct timespec tick = {.tv_nsec = 1000 * 1000};
+	const struct timespec tick = { .tv_nsec = 1000 * 1000 };
 	uint64_t progress = 0, now;
 	double since = steady_clock(), next = since;
 

@@ -105,7 +105,8 @@ static void submit(struct rw_ring *ring, const struct files *f, const struct sid
 
 static void check(const struct files *f, const struct op *op, bool raced)
 {
-	struct rw_change change = { op->len ? RW_COPY : RW_KEEP, op->off, op->len, f->src, op->off };
+	struct rw_change change = { op->len ? RW_COPY : RW_KEEP, op->off, op->len, f->src,
+				    op->off };
 
 	rw_then(f->src, (struct rw_change){ RW_KEEP });
 	(raced ? rw_race : rw_then)(f->dst, change);
@@ -171,7 +172,8 @@ static const char *const needs[] = { "reflink", NULL };
 
 const struct rw_test rw_test = {
 	.name = "clone-dio",
-	.summary = "clone, dedupe and copy wait for direct writes to both files, and the copy stays",
+	.summary =
+		"clone, dedupe and copy wait for direct writes to both files, and the copy stays",
 	.guards = guards,
 	.groups = groups,
 	.needs = needs,

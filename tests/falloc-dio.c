@@ -12,7 +12,8 @@
 #include <linux/falloc.h>
 
 #define SIZE (512 * RW_KIB)
-#define AT (128 * RW_KIB) /* the range of the call: whole clusters of a bigalloc filesystem, too */
+#define AT (128 * RW_KIB) /* the range of the call: whole clusters of a bigalloc filesystem, too \
+			   */
 #define LEN (128 * RW_KIB)
 
 /* Who calls: see rw_whos, and a request of the ring itself, behind its own writes. */

@@ -135,7 +135,8 @@ static const char *const groups[] = { "truncate", "quick", NULL };
 
 const struct rw_test rw_test = {
 	.name = "truncate-dio",
-	.summary = "truncation waits for direct writes in flight and keeps what is inside the new size",
+	.summary = "truncation waits for direct writes in flight and keeps what is inside the new "
+		   "size",
 	.guards = guards,
 	.groups = groups,
 	.axes = { RW_AXIS(ops), RW_AXIS(rw_ring_kinds), RW_AXIS(rw_whos) },

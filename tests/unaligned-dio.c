@@ -16,7 +16,7 @@ static const struct where {
 	enum rw_state state;
 	bool eof; /* the file ends one sector into the block */
 } wheres[] = {
-	{ "written", RW_WRITTEN },	  { "unwritten", RW_UNWRITTEN }, { "hole", RW_HOLE },
+	{ "written", RW_WRITTEN },	    { "unwritten", RW_UNWRITTEN }, { "hole", RW_HOLE },
 	{ "across-eof", RW_WRITTEN, true }, { "shared", RW_SHARED },
 };
 

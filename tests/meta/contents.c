@@ -16,16 +16,16 @@ static const struct wrong {
 	uint64_t word; /* all of the block, when it comes from nowhere */
 	size_t at, len;
 } wrongs[] = {
-	{"stale", BEFORE, 0, 0, BLOCK},
-	{"shifted", ELSEWHERE, 0, 0, BLOCK},
-	{"foreign-file", OTHER_FILE, 0, 0, BLOCK},
-	{"foreign-word", NOWHERE, 0xdeadbeefdeadbeef, 0, BLOCK},
-	{"zeroed", NOWHERE, 0, 0, BLOCK},
+	{ "stale", BEFORE, 0, 0, BLOCK },
+	{ "shifted", ELSEWHERE, 0, 0, BLOCK },
+	{ "foreign-file", OTHER_FILE, 0, 0, BLOCK },
+	{ "foreign-word", NOWHERE, 0xdeadbeefdeadbeef, 0, BLOCK },
+	{ "zeroed", NOWHERE, 0, 0, BLOCK },
 	/* One word of the block, first and last. */
-	{"first-word", NOWHERE, 0, 0, 8},
-	{"last-word", NOWHERE, 0, BLOCK - 8, 8},
+	{ "first-word", NOWHERE, 0, 0, 8 },
+	{ "last-word", NOWHERE, 0, BLOCK - 8, 8 },
 	/* All is as it should be. */
-	{"none", NOWHERE, 0, 0, 0},
+	{ "none", NOWHERE, 0, 0, 0 },
 };
 
 static char *block(void)
@@ -68,6 +68,6 @@ static void run(const void *const *at)
 const struct rw_test rw_test = {
 	.name = "contents",
 	.summary = "wrong contents are found and named",
-	.axes = {RW_AXIS(wrongs)},
+	.axes = { RW_AXIS(wrongs) },
 	.run = run,
 };

@@ -62,7 +62,7 @@ static void hang_in_reap(void)
 /* Wait for a second completion, of a ring that was given one request. */
 static void wait_in_vain(unsigned int setup)
 {
-	struct io_uring_params p = {.flags = setup, .sq_thread_idle = 600 * 1000};
+	struct io_uring_params p = { .flags = setup, .sq_thread_idle = 600 * 1000 };
 	struct io_uring ring;
 	struct io_uring_cqe *cqe;
 	int ret = io_uring_queue_init_params(4, &ring, &p);
@@ -116,10 +116,10 @@ static const struct {
 	const char *name;
 	void (*hang)(void);
 } hangs[] = {
-	{"pwrite", hang_in_pwrite},	    {"fsync", hang_in_fsync},
-	{"other-task", hang_other_task},    {"reap", hang_in_reap},
-	{"lost-wake-up", lose_wake_up},	    {"spin", spin},
-	{"spin-in-kernel", spin_in_kernel}, {"none", none},
+	{ "pwrite", hang_in_pwrite },	      { "fsync", hang_in_fsync },
+	{ "other-task", hang_other_task },    { "reap", hang_in_reap },
+	{ "lost-wake-up", lose_wake_up },     { "spin", spin },
+	{ "spin-in-kernel", spin_in_kernel }, { "none", none },
 };
 
 static void run(const void *const *at)
@@ -130,6 +130,6 @@ static void run(const void *const *at)
 const struct rw_test rw_test = {
 	.name = "hangs",
 	.summary = "each sort of hang is found, named and cleared away",
-	.axes = {RW_AXIS(hangs)},
+	.axes = { RW_AXIS(hangs) },
 	.run = run,
 };

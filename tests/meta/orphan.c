@@ -54,8 +54,8 @@ static const struct {
 	const char *name;
 	void (*leave)(void);
 } who[] = {
-	{"child", child},	 {"after-child", after}, {"daemon", daemon_of_its_own},
-	{"after-daemon", after}, {"crash", crash},	 {"after-crash", after},
+	{ "child", child },	   { "after-child", after }, { "daemon", daemon_of_its_own },
+	{ "after-daemon", after }, { "crash", crash },	     { "after-crash", after },
 };
 
 static void run(const void *const *at)
@@ -66,6 +66,6 @@ static void run(const void *const *at)
 const struct rw_test rw_test = {
 	.name = "orphan",
 	.summary = "no process outlives its variant",
-	.axes = {RW_AXIS(who)},
+	.axes = { RW_AXIS(who) },
 	.run = run,
 };

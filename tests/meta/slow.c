@@ -22,7 +22,7 @@ static void sleep_in_steps(void)
 {
 	for (unsigned int i = 0; i < STEPS; i++) {
 		uint64_t end = after_ms(1600);
-		struct timespec ts = {(time_t)(end / 1000000000), (long)(end % 1000000000)};
+		struct timespec ts = { (time_t)(end / 1000000000), (long)(end % 1000000000) };
 
 		rw_enter("a slow call");
 		while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
@@ -70,7 +70,7 @@ static uint64_t cpu_time(void)
 
 static void be_starved(void)
 {
-	struct sched_param param = {0};
+	struct sched_param param = { 0 };
 	uint64_t start, cpu;
 	pid_t loops[CPU_SETSIZE];
 	cpu_set_t set;
@@ -101,10 +101,10 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } kinds[] = {
-	{"steps", sleep_in_steps},
-	{"burning", burn_cpu},
-	{"starved", be_starved},
-	{"device", write_file},
+	{ "steps", sleep_in_steps },
+	{ "burning", burn_cpu },
+	{ "starved", be_starved },
+	{ "device", write_file },
 };
 
 static void run(const void *const *at)
@@ -115,6 +115,6 @@ static void run(const void *const *at)
 const struct rw_test rw_test = {
 	.name = "slow",
 	.summary = "what is slow but moves is not called a hang",
-	.axes = {RW_AXIS(kinds)},
+	.axes = { RW_AXIS(kinds) },
 	.run = run,
 };

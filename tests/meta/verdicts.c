@@ -62,12 +62,12 @@ static const struct {
 	const char *name;
 	void (*end)(void);
 } ends[] = {
-	{"pass", pass},		  {"fail", fail},
-	{"not-equal", not_equal}, {"failed-call", failed_call},
-	{"skip", skip},		  {"unsupported", unsupported},
-	{"broken", broken},	  {"crash", crash},
-	{"no-word", no_word},	  {"odd-reason", odd_reason},
-	{"pass-again", pass},
+	{ "pass", pass },	    { "fail", fail },
+	{ "not-equal", not_equal }, { "failed-call", failed_call },
+	{ "skip", skip },	    { "unsupported", unsupported },
+	{ "broken", broken },	    { "crash", crash },
+	{ "no-word", no_word },	    { "odd-reason", odd_reason },
+	{ "pass-again", pass },
 };
 
 static void run(const void *const *at)
@@ -75,14 +75,14 @@ static void run(const void *const *at)
 	((__typeof__(&ends[0]))at[0])->end();
 }
 
-static const char *const guards[] = {"0123456789ab meta: the commit that fixes it", NULL};
-static const char *const groups[] = {"ends", NULL};
+static const char *const guards[] = { "0123456789ab meta: the commit that fixes it", NULL };
+static const char *const groups[] = { "ends", NULL };
 
 const struct rw_test rw_test = {
 	.name = "verdicts",
 	.summary = "each way to end becomes the verdict it should",
 	.guards = guards,
 	.groups = groups,
-	.axes = {RW_AXIS(ends)},
+	.axes = { RW_AXIS(ends) },
 	.run = run,
 };
