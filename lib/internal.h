@@ -5,6 +5,7 @@
 
 #include "ringwedge.h"
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/types.h>
 #include <time.h>
@@ -25,6 +26,7 @@ struct rw_options {
 	bool ktap, quiet, die_with_parent;
 };
 extern struct rw_options rw_opt;
+extern volatile sig_atomic_t rw_interrupted; /* SIGINT, SIGTERM or SIGHUP, in the parent */
 
 /* ---- what the parent, the child, its helpers and the gate's guardian share (mmap) -------------
  */

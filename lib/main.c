@@ -18,6 +18,7 @@
 
 struct rw_options rw_opt = { .output = ".", .config = "dir", .max_hangs = 1, .timeout_scale = 1 };
 struct rw_shared *rw_shared;
+volatile sig_atomic_t rw_interrupted;
 
 static const char usage[] =
 	"usage: %s -d DIR [options]\n"
@@ -203,6 +204,10 @@ static void blame_orphan(pid_t pid, struct rw_outcome *o)
 static void in_child(const void *const *at, pid_t parent)
 {
 	rw_die_with(parent);
+	/* ^C reaches the whole foreground group: the parent decides what it means. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGHUP, SIG_IGN);
 	rw_gate_leave();
 	atomic_store(&rw_shared->child, getpid());
 	rw_child_signals();
@@ -238,7 +243,7 @@ static void check_kernel_log(struct rw_kmsg *k, const char *variant, struct rw_o
 			fclose(f);
 		}
 	}
-	if (bad[0] && (o->verdict == RW_PASS || o->verdict == RW_SKIP)) {
+	if (bad[0] && o->verdict != RW_FAIL && o->verdict != RW_HANG) {
 		o->verdict = RW_FAIL;
 		snprintf(o->reason, sizeof(o->reason), "kernel log: %s", bad);
 		if (n && !o->evidence[0])
@@ -474,22 +479,36 @@ static void check_place(void)
 	make_work_dir(); /* last: the ways out above leave nothing behind */
 }
 
+static void on_signal(int sig)
+{
+	rw_interrupted = sig;
+}
+
 static int run(const unsigned int *chosen, unsigned int n)
 {
 	unsigned int count[RW_SKIP + 1] = { 0 }, wedged = 0;
+	struct sigaction sa = { .sa_handler = on_signal };
 	struct rw_outcome o;
+	int stop;
 
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
 	rw_calibrate();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	rw_report_plan(n);
-	for (unsigned int i = 0; i < n && wedged < rw_opt.max_hangs; i++) {
+	for (unsigned int i = 0; i < n && wedged < rw_opt.max_hangs && !rw_interrupted; i++) {
 		run_variant(chosen[i], &o);
 		count[o.verdict]++;
 		wedged += o.unkillable;
 	}
+	stop = rw_interrupted;
+	rw_interrupted = 0; /* the clean-up is short, and watched */
 	if (!wedged)
 		remove_work_dir();
 	rw_gate_stop();
+	if (stop)
+		return 128 + stop;
 	if (count[RW_HANG])
 		return 3;
 	if (count[RW_FAIL])

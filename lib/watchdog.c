@@ -47,6 +47,7 @@ struct watch {
 		last_tick; /* ns; `since` is moved on for time this process lost */
 	uint64_t cpu_at_start, next_sample, gate_since;
 	struct rw_quiet quiet;
+	struct rw_kmsg kmsg; /* from the variant's start on */
 	unsigned int n_samples, n_same;
 	struct sample *samples; /* SAMPLES of them, a ring */
 };
@@ -236,25 +237,22 @@ static void write_samples(FILE *f, const struct watch *w)
 }
 
 /* sysrq-w puts the stacks of all blocked tasks into the kernel log, where it is allowed. */
-static void write_kernel_log(FILE *f)
+static void write_kernel_log(FILE *f, struct rw_kmsg *k)
 {
 	int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
-	struct rw_kmsg k;
 	char bad[256];
 
-	rw_kmsg_open(&k);
-	fprintf(f, "\n== kernel log (sysrq-w)\n");
+	fprintf(f, "\n== kernel log since the variant began, and sysrq-w\n");
 	if (fd < 0 || write(fd, "w", 1) != 1)
 		fprintf(f, "missing: /proc/sysrq-trigger: %s\n", strerror(errno));
 	if (fd >= 0)
 		close(fd);
-	if (k.fd < 0)
-		fprintf(f, "missing: /dev/kmsg: %s\n", strerror(k.error));
-	rw_kmsg_read(&k, f, bad, sizeof(bad));
-	rw_kmsg_close(&k);
+	if (k->fd < 0)
+		fprintf(f, "missing: /dev/kmsg: %s\n", strerror(k->error));
+	rw_kmsg_read(k, f, bad, sizeof(bad));
 }
 
-static FILE *write_evidence(const struct watch *w, const char *variant, const char *reason,
+static FILE *write_evidence(struct watch *w, const char *variant, const char *reason,
 			    struct rw_outcome *o)
 {
 	const char *calling = atomic_load(&rw_shared->calling);
@@ -286,7 +284,7 @@ static FILE *write_evidence(const struct watch *w, const char *variant, const ch
 	fflush(f);
 	fsync(fileno(f));
 	write_d_tasks(f, w->child);
-	write_kernel_log(f);
+	write_kernel_log(f, &w->kmsg);
 	fflush(f);
 	fsync(fileno(f));
 	return f;
@@ -491,6 +489,17 @@ static enum finding look(struct watch *w)
 	return judge(w);
 }
 
+static void interrupted(const struct watch *w, struct rw_outcome *o)
+{
+	if (rw_gate_exists())
+		rw_gate_request(RW_GATE_DO_OPEN);
+	signal_all(w, SIGKILL);
+	o->unkillable = !wait_dead(w, KILL_WAIT);
+	waitpid(w->child, NULL, WNOHANG);
+	o->verdict = RW_BROKEN;
+	snprintf(o->reason, sizeof(o->reason), "interrupted by signal %d", (int)rw_interrupted);
+}
+
 void rw_watch(pid_t child, const char *variant, struct rw_outcome *o)
 {
 	struct watch w = { .child = child };
@@ -509,11 +518,14 @@ void rw_watch(pid_t child, const char *variant, struct rw_outcome *o)
 		return;
 	}
 	w.since = w.last_tick = w.gate_since = start;
+	rw_kmsg_open(&w.kmsg);
 	p.fd = w.pidfd;
 	p.events = POLLIN;
-	while (found == MOVES_ON && poll(&p, 1, TICK) <= 0)
+	while (found == MOVES_ON && !rw_interrupted && poll(&p, 1, TICK) <= 0)
 		found = look(&w);
-	if (found == MOVES_ON) {
+	if (rw_interrupted && found == MOVES_ON) {
+		interrupted(&w, o);
+	} else if (found == MOVES_ON) {
 		waitpid(child, &status, 0);
 		ended(status, o);
 	} else {
@@ -525,5 +537,6 @@ void rw_watch(pid_t child, const char *variant, struct rw_outcome *o)
 		rw_gate_request(RW_GATE_DO_OPEN);
 	o->seconds = (double)(rw_now_ns() - start) / 1e9;
 	close(w.pidfd);
+	rw_kmsg_close(&w.kmsg);
 	free(w.samples);
 }

@@ -12,8 +12,7 @@
 #include <linux/falloc.h>
 
 #define SIZE (512 * RW_KIB)
-#define AT (128 * RW_KIB) /* the range of the call: whole clusters of a bigalloc filesystem, too \
-			   */
+#define AT (128 * RW_KIB) /* the range of the call: whole clusters even with bigalloc */
 #define LEN (128 * RW_KIB)
 
 /* Who calls: see rw_whos, and a request of the ring itself, behind its own writes. */
