@@ -120,10 +120,12 @@ can_run() {
 		echo "needs loop devices"
 		return 1
 	}
-	unshare --mount true 2> /dev/null || {
+	mkdir -p "$OUT/mount"
+	mount -t tmpfs ringwedge-check "$OUT/mount" 2> /dev/null || {
 		echo "needs to be allowed to mount"
 		return 1
 	}
+	umount "$OUT/mount"
 }
 
 # count RESULTS_DIR TITLE STATUS
