@@ -16,6 +16,7 @@
 #define ALTS 6
 #define WRITES 256
 #define PAGE 4096
+#define TURN (16 * RW_KIB) /* of RW_MIXED */
 
 struct alt {
 	uint64_t word;	/* 0: all zeros */
@@ -437,15 +438,15 @@ void rw_verify(struct rw_file *f)
 /* ---- files
  * -------------------------------------------------------------------------------------------- */
 
-static void write_all(struct rw_file *f, size_t size)
+static void write_range(struct rw_file *f, size_t from, size_t len, uint32_t gen)
 {
 	char *buf = aligned_alloc(PAGE, RW_MAX_WRITE);
-	uint32_t gen = ++f->model->gen;
 
 	if (!buf)
 		rw_broken("out of memory");
-	for (size_t at = 0; at < size; at += RW_MAX_WRITE) {
-		size_t n = size - at < (size_t)RW_MAX_WRITE ? size - at : (size_t)RW_MAX_WRITE;
+	for (size_t at = from; at < from + len; at += RW_MAX_WRITE) {
+		size_t left = from + len - at;
+		size_t n = left < (size_t)RW_MAX_WRITE ? left : (size_t)RW_MAX_WRITE;
 		struct write w = { (off_t)at, (off_t)n, gen };
 
 		rw_fill(f, buf, (off_t)at, n, gen);
@@ -470,9 +471,9 @@ static void share(struct rw_file *f)
 static void make(struct rw_file *f, size_t size)
 {
 	struct rw_model *m = f->model;
+	uint32_t gen = ++m->gen; /* a word of the file's former life is stale */
 
 	m->n_writes = 0;
-	m->gen++; /* a word of the file's former life is stale */
 	free(m->cells);
 	m->cells = NULL;
 	m->n_cells = 0;
@@ -489,7 +490,20 @@ static void make(struct rw_file *f, size_t size)
 		break;
 	case RW_WRITTEN:
 	case RW_SHARED:
-		write_all(f, size);
+		write_range(f, 0, size, gen);
+		break;
+	case RW_PAST_EOF:
+		write_range(f, 0, size, gen);
+		rw_supported("fallocate",
+			     fallocate(f->fd, FALLOC_FL_KEEP_SIZE, (off_t)size, (off_t)size));
+		break;
+	case RW_MIXED:
+		for (size_t at = 0; at < size; at += 3 * TURN) {
+			write_range(f, at, size - at < TURN ? size - at : TURN, gen);
+			rw_supported("fallocate", fallocate(f->fd, FALLOC_FL_KEEP_SIZE,
+							    (off_t)(at + TURN), TURN));
+		}
+		rw_set_up(ftruncate(f->fd, (off_t)size));
 		break;
 	}
 	resize(m, (off_t)size);
@@ -530,12 +544,12 @@ bool rw_can_make(enum rw_state state)
 	bool can = true;
 	int fd, other;
 
-	if (state != RW_UNWRITTEN && state != RW_SHARED)
+	if (state == RW_WRITTEN || state == RW_HOLE)
 		return true;
 	snprintf(path, sizeof(path), "%s/can-make", rw_opt.dir);
 	snprintf(to, sizeof(to), "%s.shared", path);
 	fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-	if (state == RW_UNWRITTEN) {
+	if (state != RW_SHARED) {
 		can = !fallocate(fd, 0, 0, PAGE) || errno != EOPNOTSUPP;
 	} else {
 		other = (int)rw_set_up(open(to, O_RDWR | O_CREAT | O_CLOEXEC, 0600));

@@ -111,6 +111,8 @@ enum rw_state {
 	RW_WRITTEN,   /* written and synced: a write is a pure overwrite */
 	RW_UNWRITTEN, /* fallocated, synced: a write must convert the extent */
 	RW_SHARED,    /* written, then cloned: a write must go elsewhere; SKIP without reflink */
+	RW_MIXED,     /* by turns of 16 KiB written, unwritten and hole: a write meets several */
+	RW_PAST_EOF,  /* written, with as many unwritten blocks again behind the end */
 };
 
 /*

@@ -35,10 +35,8 @@ static const struct {
 	int rwf;
 	bool extend;
 } kinds[] = {
-	{ RW_WRITTEN, 0, false },
-	{ RW_UNWRITTEN, 0, false },
-	{ RW_WRITTEN, RWF_DSYNC, false },
-	{ RW_WRITTEN, 0, true },
+	{ RW_WRITTEN, 0, false }, { RW_UNWRITTEN, 0, false }, { RW_WRITTEN, RWF_DSYNC, false },
+	{ RW_WRITTEN, 0, true },  { RW_PAST_EOF, 0, true },   { RW_MIXED, 0, false },
 };
 
 struct arg {
