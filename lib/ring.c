@@ -28,6 +28,11 @@ const struct rw_ring_kind rw_ring_kinds[7] = {
 	{ .name = "aio", .aio = true },
 };
 
+const struct rw_write_kind rw_write_kinds[6] = {
+	{ RW_WRITTEN, 0, false }, { RW_UNWRITTEN, 0, false }, { RW_WRITTEN, RWF_DSYNC, false },
+	{ RW_WRITTEN, 0, true },  { RW_PAST_EOF, 0, true },   { RW_MIXED, 0, false },
+};
+
 #define MAX_FILES 8
 
 struct request {

@@ -172,6 +172,14 @@ struct rw_ring_kind {
 };
 extern const struct rw_ring_kind rw_ring_kinds[7];
 
+/* The ways of direct writes: what they are written to, how, and whether the file grows by them. */
+struct rw_write_kind {
+	enum rw_state state;
+	int rwf;     /* RWF_* flags */
+	bool extend; /* one of the writes goes behind the end */
+};
+extern const struct rw_write_kind rw_write_kinds[6];
+
 struct rw_ring;
 
 #define RW_MAX_WRITE (128 * RW_KIB)

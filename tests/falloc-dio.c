@@ -37,16 +37,6 @@ static const struct op {
 	{ "unshare-range", FALLOC_FL_UNSHARE_RANGE, AT, LEN, { RW_KEEP }, .shared = true },
 };
 
-/* What the writes in flight do to the file. */
-static const struct {
-	enum rw_state state;
-	int rwf;
-	bool extend;
-} kinds[] = {
-	{ RW_WRITTEN, 0, false }, { RW_UNWRITTEN, 0, false }, { RW_WRITTEN, RWF_DSYNC, false },
-	{ RW_WRITTEN, 0, true },  { RW_PAST_EOF, 0, true },   { RW_MIXED, 0, false },
-};
-
 struct arg {
 	const struct rw_file *file;
 	const struct op *op;
@@ -70,13 +60,15 @@ static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_
 	return f;
 }
 
-static void submit(struct rw_ring *ring, struct rw_file *f, int rwf, bool extend)
+static void submit(struct rw_ring *ring, struct rw_file *f, const struct rw_write_kind *kind)
 {
+	int rwf = kind->rwf;
+
 	/* Apart from each other, and each in one extent even where blocks are mapped one by one. */
 	rw_write(ring, f, 48 * RW_KIB, 64 * RW_KIB, rwf);
 	rw_write(ring, f, AT + 64 * RW_KIB, 32 * RW_KIB, rwf);
 	rw_write(ring, f, SIZE - 64 * RW_KIB, 16 * RW_KIB, rwf);
-	if (extend)
+	if (kind->extend)
 		rw_write(ring, f, SIZE, 64 * RW_KIB, rwf);
 }
 
@@ -116,18 +108,20 @@ static void run(const void *const *at)
 	struct rw_ring *ring = rw_ring(at[1], 8);
 	struct rw_file *f;
 
-	for (unsigned int k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(kinds); k++) {
-		if (!rw_can_make(kinds[k].state))
+	for (size_t k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(rw_write_kinds); k++) {
+		const struct rw_write_kind *kind = &rw_write_kinds[k];
+
+		if (!rw_can_make(kind->state))
 			continue;
-		f = start(ring, op, op->shared ? RW_SHARED : kinds[k].state);
+		f = start(ring, op, op->shared ? RW_SHARED : kind->state);
 		rw_gate_shut();
-		submit(ring, f, kinds[k].rwf, kinds[k].extend);
+		submit(ring, f, kind);
 		held(ring, f, op, at[2]);
 		rw_verify(f);
 	}
 	rw_for_ms(15) {
 		f = start(ring, op, op->shared ? RW_SHARED : RW_WRITTEN);
-		submit(ring, f, 0, false);
+		submit(ring, f, &rw_write_kinds[0]);
 		racing(ring, f, op, at[2]);
 		rw_verify(f);
 	}

@@ -30,15 +30,6 @@ static const struct op {
 	{ "sub-block-and-back", SMALL + 1000, SIZE, .waits = RW_XFS | RW_EXT4 },
 };
 
-static const struct {
-	enum rw_state state;
-	int rwf;
-	bool extend;
-} kinds[] = {
-	{ RW_WRITTEN, 0, false }, { RW_UNWRITTEN, 0, false }, { RW_WRITTEN, RWF_DSYNC, false },
-	{ RW_WRITTEN, 0, true },  { RW_PAST_EOF, 0, true },   { RW_MIXED, 0, false },
-};
-
 struct arg {
 	const struct rw_file *file;
 	const struct op *op;
@@ -66,12 +57,14 @@ static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_
 	return f;
 }
 
-static void submit(struct rw_ring *ring, struct rw_file *f, int rwf, bool extend)
+static void submit(struct rw_ring *ring, struct rw_file *f, const struct rw_write_kind *kind)
 {
+	int rwf = kind->rwf;
+
 	rw_write(ring, f, 48 * RW_KIB, 32 * RW_KIB, rwf);
 	rw_write(ring, f, SMALL - 16 * RW_KIB, 32 * RW_KIB, rwf);
 	rw_write(ring, f, SIZE - 64 * RW_KIB, 16 * RW_KIB, rwf);
-	if (extend)
+	if (kind->extend)
 		rw_write(ring, f, SIZE, 64 * RW_KIB, rwf);
 }
 
@@ -85,41 +78,50 @@ static void check(struct rw_file *f, const struct op *op)
 	rw_verify(f);
 }
 
+static void held(struct rw_ring *ring, const struct op *op, const struct rw_who *who,
+		 const struct rw_write_kind *kind)
+{
+	struct rw_file *f = start(ring, op, kind->state);
+	const struct arg a = { f, op };
+	unsigned int n, in_flight;
+
+	rw_gate_shut();
+	submit(ring, f, kind);
+	n = rw_unreaped(ring);
+	in_flight = rw_in_flight(n);
+	rw_held_by(who, call, &a, in_flight > 0 && op->waits & rw_fs());
+	rw_reap(ring);
+	(in_flight == n ? rw_then : rw_race)(f, (struct rw_change){ RW_RESIZE, op->to });
+	check(f, op);
+}
+
+static void racing(struct rw_ring *ring, const struct op *op, const struct rw_who *who)
+{
+	struct rw_file *f = start(ring, op, RW_WRITTEN);
+	const struct arg a = { f, op };
+
+	submit(ring, f, &rw_write_kinds[op->only_extend ? 3 : 0]);
+	rw_jitter(200);
+	rw_by(who, call, &a);
+	rw_reap(ring);
+	rw_race(f, (struct rw_change){ RW_RESIZE, op->to });
+	rw_verify(f);
+}
+
 static void run(const void *const *at)
 {
 	const struct op *op = at[0];
-	const struct rw_change change = { RW_RESIZE, op->to };
 	struct rw_ring *ring = rw_ring(at[1], 8);
-	unsigned int n, in_flight;
 
-	for (unsigned int k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(kinds); k++) {
-		if (!rw_can_make(kinds[k].state))
+	for (size_t k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(rw_write_kinds); k++) {
+		const struct rw_write_kind *kind = &rw_write_kinds[k];
+
+		if (!rw_can_make(kind->state) || (op->to > SIZE && op->only_extend != kind->extend))
 			continue;
-		struct rw_file *f = start(ring, op, kinds[k].state);
-		const struct arg a = { f, op };
-
-		if (op->to > SIZE && op->only_extend != kinds[k].extend)
-			continue;
-		rw_gate_shut();
-		submit(ring, f, kinds[k].rwf, kinds[k].extend);
-		n = rw_unreaped(ring);
-		in_flight = rw_in_flight(n);
-		rw_held_by(at[2], call, &a, in_flight > 0 && op->waits & rw_fs());
-		rw_reap(ring);
-		(in_flight == n ? rw_then : rw_race)(f, change);
-		check(f, op);
+		held(ring, op, at[2], kind);
 	}
-	rw_for_ms(20) {
-		struct rw_file *f = start(ring, op, RW_WRITTEN);
-		const struct arg a = { f, op };
-
-		submit(ring, f, 0, op->only_extend);
-		rw_jitter(200);
-		rw_by(at[2], call, &a);
-		rw_reap(ring);
-		rw_race(f, change);
-		rw_verify(f);
-	}
+	rw_for_ms(20)
+		racing(ring, op, at[2]);
 	rw_ring_close(ring);
 }
 
