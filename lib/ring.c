@@ -28,9 +28,10 @@ const struct rw_ring_kind rw_ring_kinds[7] = {
 	{ .name = "aio", .aio = true },
 };
 
-const struct rw_write_kind rw_write_kinds[6] = {
-	{ RW_WRITTEN, 0, false }, { RW_UNWRITTEN, 0, false }, { RW_WRITTEN, RWF_DSYNC, false },
-	{ RW_WRITTEN, 0, true },  { RW_PAST_EOF, 0, true },   { RW_MIXED, 0, false },
+const struct rw_write_kind rw_write_kinds[RW_WRITE_KINDS] = {
+	[RW_OVERWRITE] = { RW_WRITTEN, 0, false },	[RW_CONVERT] = { RW_UNWRITTEN, 0, false },
+	[RW_SYNCED] = { RW_WRITTEN, RWF_DSYNC, false }, [RW_EXTEND] = { RW_WRITTEN, 0, true },
+	[RW_EXTEND_INTO] = { RW_PAST_EOF, 0, true },	[RW_ACROSS] = { RW_MIXED, 0, false },
 };
 
 #define MAX_FILES 8

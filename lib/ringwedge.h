@@ -178,7 +178,8 @@ struct rw_write_kind {
 	int rwf;     /* RWF_* flags */
 	bool extend; /* one of the writes goes behind the end */
 };
-extern const struct rw_write_kind rw_write_kinds[6];
+enum { RW_OVERWRITE, RW_CONVERT, RW_SYNCED, RW_EXTEND, RW_EXTEND_INTO, RW_ACROSS, RW_WRITE_KINDS };
+extern const struct rw_write_kind rw_write_kinds[RW_WRITE_KINDS];
 
 struct rw_ring;
 

@@ -108,7 +108,7 @@ static void run(const void *const *at)
 	struct rw_ring *ring = rw_ring(at[1], 8);
 	struct rw_file *f;
 
-	for (size_t k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(rw_write_kinds); k++) {
+	for (size_t k = 0; rw_has_gate() && k < RW_WRITE_KINDS; k++) {
 		const struct rw_write_kind *kind = &rw_write_kinds[k];
 
 		if (!rw_can_make(kind->state))
@@ -121,7 +121,7 @@ static void run(const void *const *at)
 	}
 	rw_for_ms(15) {
 		f = start(ring, op, op->shared ? RW_SHARED : RW_WRITTEN);
-		submit(ring, f, &rw_write_kinds[0]);
+		submit(ring, f, &rw_write_kinds[RW_OVERWRITE]);
 		racing(ring, f, op, at[2]);
 		rw_verify(f);
 	}

@@ -100,7 +100,7 @@ static void racing(struct rw_ring *ring, const struct op *op, const struct rw_wh
 	struct rw_file *f = start(ring, op, RW_WRITTEN);
 	const struct arg a = { f, op };
 
-	submit(ring, f, &rw_write_kinds[op->only_extend ? 3 : 0]);
+	submit(ring, f, &rw_write_kinds[op->only_extend ? RW_EXTEND : RW_OVERWRITE]);
 	rw_jitter(200);
 	rw_by(who, call, &a);
 	rw_reap(ring);
@@ -113,7 +113,7 @@ static void run(const void *const *at)
 	const struct op *op = at[0];
 	struct rw_ring *ring = rw_ring(at[1], 8);
 
-	for (size_t k = 0; rw_has_gate() && k < RW_ARRAY_SIZE(rw_write_kinds); k++) {
+	for (size_t k = 0; rw_has_gate() && k < RW_WRITE_KINDS; k++) {
 		const struct rw_write_kind *kind = &rw_write_kinds[k];
 
 		if (!rw_can_make(kind->state) || (op->to > SIZE && op->only_extend != kind->extend))
