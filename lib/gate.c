@@ -14,6 +14,7 @@
  */
 #include "internal.h"
 
+#include <dirent.h>
 #include <linux/fs.h>
 #include <poll.h>
 #include <signal.h>
@@ -28,35 +29,41 @@
 /* The gate is opened in any case after this long: what then still hangs is for the watchdog. */
 #define LONGEST_SHUT (5000 * RW_MS)
 
-static char device[64], inflight_path[160];
+/* The device under test and, if it is a loop device with a gate, the one its image lies on. */
+static char device[64], outer[64];
 static int life_pipe = -1, gone_pipe = -1;
 
-void rw_device_find(const char *dir)
+/* "loop1", "vda2"; "" for btrfs, overlay, network: no block device of their own. */
+static void device_of(const char *dir, char *name, size_t len)
 {
 	char link[128], target[512];
 	struct stat st;
 	ssize_t n;
 
+	name[0] = '\0';
 	if (stat(dir, &st))
 		return;
 	snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(st.st_dev), minor(st.st_dev));
 	n = readlink(link, target, sizeof(target) - 1);
 	if (n < 0)
-		return; /* btrfs, overlay, network: no block device of its own */
+		return;
 	target[n] = '\0';
-	snprintf(device, sizeof(device), "%.60s", strrchr(target, '/') + 1);
-	snprintf(inflight_path, sizeof(inflight_path), "%s/inflight", link);
+	snprintf(name, len, "%.60s", strrchr(target, '/') + 1);
+}
+
+void rw_device_find(const char *dir)
+{
+	device_of(dir, device, sizeof(device));
+	if (rw_opt.gate)
+		device_of(rw_opt.gate, outer, sizeof(outer));
 }
 
 /* Filesystems name their device in the log: what another run's device has is not of this test. */
 bool rw_foreign_device(const char *line)
 {
-	char name[64], outer[64] = "";
 	bool named = false;
-	struct stat st;
+	char name[64];
 
-	if (!strncmp(device, "loop", 4) && rw_opt.gate && !stat(rw_opt.gate, &st))
-		snprintf(outer, sizeof(outer), "loop%u", minor(st.st_dev));
 	for (const char *at = line; device[0] && (at = strstr(at, "loop")); at += 4) {
 		size_t n = strspn(at + 4, "0123456789");
 
@@ -73,21 +80,53 @@ const char *rw_device_name(void)
 	return device;
 }
 
-int rw_device_in_flight(unsigned int *writes)
+static int in_flight(const char *name, unsigned int *writes)
 {
+	char path[128], buf[64];
 	unsigned int r, w;
-	char buf[64];
 
-	if (!inflight_path[0] || rw_slurp(inflight_path, buf, sizeof(buf)) < 0 ||
-	    sscanf(buf, "%u %u", &r, &w) != 2)
+	snprintf(path, sizeof(path), "/sys/class/block/%s/inflight", name);
+	if (!name[0] || rw_slurp(path, buf, sizeof(buf)) < 0 || sscanf(buf, "%u %u", &r, &w) != 2)
 		return -1;
 	if (writes)
 		*writes = w;
 	return (int)(r + w);
 }
 
-/* ---- the guardian
- * ---------------------------------------------------------------------------------- */
+int rw_device_in_flight(unsigned int *writes)
+{
+	return in_flight(device, writes);
+}
+
+/* "123 (kworker/u8:2+loop3) D ...": the driver's worker waits for what is below the image. */
+static bool loop_worker_asleep(const char *name)
+{
+	char path[64], buf[512], mark[80];
+	struct dirent *e;
+	bool found = false;
+	DIR *d = opendir("/proc");
+
+	snprintf(mark, sizeof(mark), "+%s) D", name);
+	while (d && !found && (e = readdir(d))) {
+		snprintf(path, sizeof(path), "/proc/%.20s/stat", e->d_name);
+		if (e->d_name[0] >= '1' && e->d_name[0] <= '9' &&
+		    rw_slurp(path, buf, sizeof(buf)) > 0)
+			found = strstr(buf, mark) != NULL;
+	}
+	if (d)
+		closedir(d);
+	return found;
+}
+
+/* The counters leave out flushes (block/blk-flush.c), which take longest on a slow disk. */
+bool rw_device_busy(void)
+{
+	return in_flight(device, NULL) > 0 || in_flight(outer, NULL) > 0 ||
+	       (!strncmp(device, "loop", 4) && loop_worker_asleep(device)) ||
+	       (!strncmp(outer, "loop", 4) && loop_worker_asleep(outer));
+}
+
+/* ---- the guardian -------------------------------------------------------- */
 
 /* Waits the task for direct I/O? (Locks are not seen: /proc/PID/stack leaves out __sched code.) */
 static bool in_drain(const char *stack)
@@ -225,8 +264,7 @@ static void guard(int fd, int life)
 	ioctl(inner_fd, FITHAW, 0); /* killed between the two lines of quiesce() */
 }
 
-/* ---- the parent's side
- * ------------------------------------------------------------------------------- */
+/* ---- the parent's side --------------------------------------------------- */
 
 static bool backs_device(const char *gate_dir, char *why, size_t len)
 {

@@ -60,8 +60,7 @@ unsigned int rw_in_flight(unsigned int n)
 	return writes;
 }
 
-/* ---- in another task ----------------------------------------------------------------------------
- */
+/* ---- in another task ----------------------------------------------------- */
 
 struct helper {
 	pid_t pid;
@@ -126,8 +125,7 @@ void rw_by(const struct rw_who *who, void (*call)(const void *), const void *arg
 		call(arg);
 }
 
-/* ---- with the gate shut
- * --------------------------------------------------------------------------- */
+/* ---- with the gate shut -------------------------------------------------- */
 
 struct timed {
 	void (*call)(const void *);

@@ -14,8 +14,7 @@
 #define RW_STACK 2048
 #define RW_HELPERS 64
 
-/* ---- options (main.c) ---------------------------------------------------------------------------
- */
+/* ---- options (main.c) ---------------------------------------------------- */
 
 struct rw_options {
 	const char *dir, *gate, *output, *journal, *config, *after;
@@ -28,8 +27,7 @@ struct rw_options {
 extern struct rw_options rw_opt;
 extern volatile sig_atomic_t rw_interrupted; /* SIGINT, SIGTERM or SIGHUP, in the parent */
 
-/* ---- what the parent, the child, its helpers and the gate's guardian share (mmap) -------------
- */
+/* ---- what the parent, the child, its helpers and the gate's guardian share (mmap)  */
 
 enum rw_gate_state { RW_GATE_OPEN, RW_GATE_SHUT };
 enum rw_gate_order { RW_GATE_IDLE, RW_GATE_DO_SHUT, RW_GATE_DO_OPEN, RW_GATE_OPEN_WHEN_BLOCKED };
@@ -105,8 +103,7 @@ void rw_die_with(pid_t parent);
 void rw_child_signals(void);
 const char *rw_verdict_name(enum rw_verdict verdict);
 
-/* ---- tasks (tasks.c): one sample of one thread, from /proc ------------------------------------
- */
+/* ---- tasks (tasks.c): one sample of one thread, from /proc --------------- */
 
 struct rw_task {
 	pid_t pid, tid;
@@ -141,8 +138,7 @@ bool rw_stack_readable(void);
 /* The whole of a small file, without the last newline. Returns its length, -1 and errno. */
 ssize_t rw_slurp(const char *path, char *buf, size_t len);
 
-/* ---- kernel log (kmsg.c) ------------------------------------------------------------------------
- */
+/* ---- kernel log (kmsg.c) ------------------------------------------------- */
 
 struct rw_kmsg {
 	int fd;	       /* -1: cannot be read */
@@ -166,8 +162,7 @@ uint64_t rw_taint(void);
 /* 1 on, 0 off, -1 not built. */
 int rw_lockdep_on(void);
 
-/* ---- watchdog (watchdog.c) ----------------------------------------------------------------------
- */
+/* ---- watchdog (watchdog.c) ----------------------------------------------- */
 
 struct rw_outcome {
 	enum rw_verdict verdict;
@@ -181,8 +176,7 @@ void rw_calibrate(void);
 /* Watch the child until it ends or hangs; kill what is left of it. Fills the outcome. */
 void rw_watch(pid_t child, const char *variant, struct rw_outcome *out);
 
-/* ---- gate (gate.c) ------------------------------------------------------------------------------
- */
+/* ---- gate (gate.c) ------------------------------------------------------- */
 
 /* Start the guardian that owns the freeze. -1 and a reason when the gate cannot be used. */
 int rw_gate_start(const char *gate_dir, char *why, size_t len);
@@ -196,6 +190,8 @@ bool rw_gate_is_shut(void);
 bool rw_gate_exists(void);
 /* Reads and writes in flight at the device that holds `dir`; -1 when it has no counter. */
 int rw_device_in_flight(unsigned int *writes);
+/* Is it, or what its image lies on, at work on anything? Dearer: looks at all tasks. */
+bool rw_device_busy(void);
 void rw_device_find(const char *dir);
 const char *rw_device_name(void);
 
@@ -205,16 +201,14 @@ void rw_rcu_calm(void);
 /* Does the line name only another loop device than the test's own and the gate's? */
 bool rw_foreign_device(const char *line);
 
-/* ---- ring, model --------------------------------------------------------------------------------
- */
+/* ---- ring, model --------------------------------------------------------- */
 
 uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off);
 void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen);
 /* Say in words where a word comes from. */
 void rw_describe_word(uint64_t word, char *buf, size_t len);
 
-/* ---- report (report.c) --------------------------------------------------------------------------
- */
+/* ---- report (report.c) --------------------------------------------------- */
 
 void rw_report_start(const char *variant);
 void rw_report_end(const char *variant, struct rw_outcome *o, const char *kernel_log);

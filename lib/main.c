@@ -88,8 +88,7 @@ void rw_child_signals(void)
 	sigaction(SIGUSR2, &sa, NULL);
 }
 
-/* ---- variants: the product of the axes ----------------------------------------------------------
- */
+/* ---- variants: the product of the axes ----------------------------------- */
 
 static unsigned int n_product(void)
 {
@@ -129,8 +128,7 @@ static bool wanted(const char *name)
 	return false;
 }
 
-/* ---- the place ---------------------------------------------------------------------------------
- */
+/* ---- the place ----------------------------------------------------------- */
 
 static char work_dir[4096];
 
@@ -158,8 +156,7 @@ static void empty_work_dir(void)
 	rw_returned();
 }
 
-/* ---- one variant --------------------------------------------------------------------------------
- */
+/* ---- one variant --------------------------------------------------------- */
 
 /*
  * As a subreaper this process inherits what the child leaves: that must not live on beside the
@@ -311,8 +308,7 @@ static void remove_work_dir(void)
 		o.verdict == RW_PASS ? strerror(errno) : o.reason);
 }
 
-/* ---- the command line ---------------------------------------------------------------------------
- */
+/* ---- the command line ---------------------------------------------------- */
 
 static unsigned long long number(const char *opt, const char *s)
 {

@@ -50,8 +50,7 @@ struct rw_model {
 static unsigned int n_tags;
 static struct rw_model *tags[256];
 
-/* ---- words
- * --------------------------------------------------------------------------------------- */
+/* ---- words --------------------------------------------------------------- */
 
 uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off)
 {
@@ -82,8 +81,7 @@ void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen)
 		w[i] = first + i;
 }
 
-/* ---- cells
- * ----------------------------------------------------------------------------------------- */
+/* ---- cells --------------------------------------------------------------- */
 
 static void set_one(struct cell *c, uint64_t word, unsigned int bytes)
 {
@@ -316,8 +314,7 @@ void rw_unordered(struct rw_file *f)
 	m->n_writes = 0;
 }
 
-/* ---- verify
- * ------------------------------------------------------------------------------------------ */
+/* ---- verify -------------------------------------------------------------- */
 
 static bool cell_is(const uint64_t *got, const struct alt *a, size_t bytes)
 {
@@ -435,8 +432,7 @@ void rw_verify(struct rw_file *f)
 	free(buf);
 }
 
-/* ---- files
- * -------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------- */
 
 static void write_range(struct rw_file *f, size_t from, size_t len, uint32_t gen)
 {
@@ -578,8 +574,7 @@ unsigned int rw_promise(struct rw_file *f, off_t off, size_t len)
 	return m->gen;
 }
 
-/* ---- surroundings
- * ---------------------------------------------------------------------------------------- */
+/* ---- surroundings -------------------------------------------------------- */
 
 unsigned int rw_fs(void)
 {

@@ -8,8 +8,7 @@
 #include <jansson.h>
 #include <stdarg.h>
 
-/* ---- in the test's tasks ------------------------------------------------------------------------
- */
+/* ---- in the test's tasks ------------------------------------------------- */
 
 const char *rw_verdict_name(enum rw_verdict verdict)
 {
@@ -84,8 +83,7 @@ void rw_equal(const char *what, long long got, const char *expr, long long want,
 		       want);
 }
 
-/* ---- in the parent
- * ------------------------------------------------------------------------------- */
+/* ---- in the parent ------------------------------------------------------- */
 
 static FILE *journal;
 static unsigned int number;

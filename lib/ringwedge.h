@@ -27,7 +27,7 @@
 #define RW_KIB 1024L
 #define RW_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-/* ---- the descriptor ----------------------------------------------------------------------- */
+/* ---- the descriptor ------------------------------------------------------ */
 
 #define RW_AXES 4
 
@@ -58,7 +58,7 @@ struct rw_test {
 };
 extern const struct rw_test rw_test;
 
-/* ---- verdicts ------------------------------------------------------------------------------ */
+/* ---- verdicts ------------------------------------------------------------ */
 
 enum rw_verdict { RW_NONE, RW_PASS, RW_FAIL, RW_BROKEN, RW_HANG, RW_SKIP };
 
@@ -87,7 +87,7 @@ void rw_equal(const char *what, long long got, const char *expr, long long want,
 	      int line);
 #define rw_eq(got, want) rw_equal(#got, (got), #want, (want), __FILE__, __LINE__)
 
-/* ---- surroundings -------------------------------------------------------------------------- */
+/* ---- surroundings -------------------------------------------------------- */
 
 enum { RW_XFS = 1, RW_EXT4 = 2, RW_OTHER_FS = 4 };
 
@@ -103,8 +103,7 @@ void rw_jitter(unsigned int us);      /* burn 0..us microseconds of CPU: moves t
 uint64_t rw_until(unsigned int ms);
 bool rw_more(uint64_t end);
 
-/* ---- files and what they must hold ------------------------------------------------------------
- */
+/* ---- files and what they must hold --------------------------------------- */
 
 enum rw_state {
 	RW_HOLE,      /* no blocks, size set */
@@ -160,8 +159,7 @@ void rw_unordered(struct rw_file *f);
 /* Contents, size and neighbours, by direct and by cached reads: any other word is a FAIL. */
 void rw_verify(struct rw_file *f);
 
-/* ---- rings ------------------------------------------------------------------------------------
- */
+/* ---- rings --------------------------------------------------------------- */
 
 struct rw_ring_kind {
 	const char *name;
@@ -207,8 +205,7 @@ void rw_reap(struct rw_ring *ring);
 unsigned int rw_unreaped(const struct rw_ring *ring);
 void rw_ring_close(struct rw_ring *ring);
 
-/* ---- the gate -----------------------------------------------------------------------------------
- */
+/* ---- the gate ------------------------------------------------------------ */
 
 /*
  * Is there one (--gate), and direct I/O for it to hold? If not, steps that need it are left out, or

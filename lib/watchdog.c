@@ -24,6 +24,7 @@
 #define SAMPLES 5	     /* identical ones needed */
 #define SAMPLE_GAP 200	     /* ms between them */
 #define DEVICE_BUSY 30000    /* ms a device may hold I/O without ending any */
+#define UNKNOWN_DEVICE 8000  /* ms in D on a device whose flushes cannot be seen (no gate) */
 #define MOVING 60000	     /* ms of moving stacks without progress: livelock */
 #define LONGEST 600000	     /* ms without progress, whatever the reason */
 #define BURNT 4000	     /* ms of CPU without progress: livelock */
@@ -133,14 +134,17 @@ static enum finding judge(struct watch *w)
 {
 	uint64_t idle = rw_now_ns() - w->since;
 	const struct sample *s;
-	bool device_busy;
+	uint64_t enough = 0;
 
 	take_sample(w);
 	s = newest(w);
 	if (w->n_same >= SAMPLES) {
 		/* Writes behind a gate that nobody is going to open do not make the device slow. */
-		device_busy = rw_device_in_flight(NULL) > 0 && !rw_gate_is_shut();
-		if (!device_busy || idle > scaled(DEVICE_BUSY))
+		if (!rw_gate_is_shut() && rw_device_busy())
+			enough = scaled(DEVICE_BUSY);
+		else if (!rw_gate_exists() && any_in_d(s))
+			enough = scaled(UNKNOWN_DEVICE);
+		if (idle > enough)
 			return any_in_d(s) ? DEADLOCK : LOST_WAKEUP;
 	}
 	if ((double)(all_cpu(s) - w->cpu_at_start) > slowness * (double)scaled(BURNT))
@@ -151,8 +155,7 @@ static enum finding judge(struct watch *w)
 	return idle > scaled(LONGEST) ? STARVED : MOVES_ON;
 }
 
-/* ---- evidence
- * ---------------------------------------------------------------------------------------- */
+/* ---- evidence ------------------------------------------------------------ */
 
 static void cat(FILE *f, const char *title, const char *path)
 {
@@ -290,8 +293,7 @@ static FILE *write_evidence(struct watch *w, const char *variant, const char *re
 	return f;
 }
 
-/* ---- what is said of a hang
- * ------------------------------------------------------------------------- */
+/* ---- what is said of a hang ---------------------------------------------- */
 
 /* The one to name: a task asleep in D, of those one that waits for direct I/O; else the child. */
 static const struct rw_task *culprit(const struct sample *s)
@@ -336,8 +338,7 @@ static void name_hang(const struct watch *w, enum finding what, char *buf, size_
 			   : "user space");
 }
 
-/* ---- signals
- * ------------------------------------------------------------------------------------------ */
+/* ---- signals ------------------------------------------------------------- */
 
 static void signal_all(const struct watch *w, int sig)
 {
@@ -438,8 +439,7 @@ static void hang(struct watch *w, enum finding what, const char *variant, struct
 			 before ? "; before that: " : "", before ? before : "");
 }
 
-/* ---- the watch
- * ------------------------------------------------------------------------------------------ */
+/* ---- the watch ----------------------------------------------------------- */
 
 static void ended(int status, struct rw_outcome *o)
 {

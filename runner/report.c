@@ -66,8 +66,7 @@ static unsigned int count[VERDICTS];
 static json_t *unexpected; /* names of the skips that were not expected */
 static bool ran;	   /* some variant has run to a verdict */
 
-/* ---- reading ----------------------------------------------------------------------------------
- */
+/* ---- reading ------------------------------------------------------------- */
 
 static void read_events(const char *path)
 {
@@ -207,8 +206,7 @@ static void take_event(json_t *event)
 	}
 }
 
-/* ---- judging ----------------------------------------------------------------------------------
- */
+/* ---- judging ------------------------------------------------------------- */
 
 /* Why was nothing of this configuration run? The runner's own checks tell. */
 static const struct variant *config_trouble(const char *config)
@@ -303,8 +301,7 @@ static int exit_status(bool tainted)
 	return ran ? 0 : EXIT_SKIP;
 }
 
-/* ---- writing ----------------------------------------------------------------------------------
- */
+/* ---- writing ------------------------------------------------------------- */
 
 /* Into a file of another name first: readers never see half a report. */
 static FILE *begin_file(const char *path)

@@ -60,8 +60,7 @@ static void on_signal(int sig)
 	stop = sig;
 }
 
-/* ---- the journal ------------------------------------------------------------------------------
- */
+/* ---- the journal --------------------------------------------------------- */
 
 static json_t *event_about(const char *kind, const char *variant)
 {
@@ -104,8 +103,7 @@ static void program_broken(const char *reason)
 	weigh("BROKEN");
 }
 
-/* ---- what is shown ----------------------------------------------------------------------------
- */
+/* ---- what is shown ------------------------------------------------------- */
 
 static const char *paint(const char *verdict)
 {
@@ -176,8 +174,7 @@ static double previous_seconds(const char *path)
 	return seconds;
 }
 
-/* ---- following the journal --------------------------------------------------------------------
- */
+/* ---- following the journal ----------------------------------------------- */
 
 static void saw_end(const json_t *event)
 {
@@ -240,8 +237,7 @@ static bool read_journal(FILE *file)
 	return any;
 }
 
-/* ---- the program ------------------------------------------------------------------------------
- */
+/* ---- the program --------------------------------------------------------- */
 
 static pid_t start_program(void)
 {
