@@ -26,15 +26,21 @@ make_place() {
 }
 
 make_devices() {
-	local loop status
-
 	truncate -s 400M "$PLACE/outer.img" &&
 		mkfs.ext4 -q -F -O ^has_journal -E nodiscard "$PLACE/outer.img" &&
-		mount -o loop "$PLACE/outer.img" "$PLACE/o" &&
+		mount_image off "$PLACE/outer.img" "$PLACE/o" &&
 		truncate -s 320M "$PLACE/o/inner.img" &&
-		mkfs.xfs -q -K "$PLACE/o/inner.img" || return
-	loop=$(losetup --find --show --direct-io=on "$PLACE/o/inner.img") || return
-	mount "$loop" "$PLACE/i"
+		mkfs.xfs -q -K "$PLACE/o/inner.img" &&
+		mount_image on "$PLACE/o/inner.img" "$PLACE/i"
+}
+
+# Not "mount -o loop": it keeps the device open for writing, which a kernel without
+# CONFIG_BLK_DEV_WRITE_MOUNTED refuses.
+mount_image() {
+	local loop status
+
+	loop=$(losetup --find --show --direct-io="$1" "$2") || return
+	mount "$loop" "$3"
 	status=$?
 	losetup --detach "$loop" # it goes when it is unmounted
 	return "$status"
