@@ -98,8 +98,8 @@ static void run(const void *const *at)
 }
 
 static const char *const guards[] = {
-	"ed1128c2d0c8 xfs: reduce exclusive locking on unaligned dio",
-	"310ee0902b8d ext4: allow concurrent unaligned dio overwrites",
+	"eda77982729b xfs: serialise unaligned direct IOs",
+	"57a0da28ced8 ext4: fix data corruption caused by overlapping unaligned and aligned IO",
 	NULL,
 };
 
