@@ -98,15 +98,15 @@ int rw_device_in_flight(unsigned int *writes)
 	return in_flight(device, writes);
 }
 
-/* "123 (kworker/u8:2+loop3) D ...": the driver's worker waits for what is below the image. */
-static bool loop_worker_asleep(const char *name)
+/* "123 (kworker/u8:2+loop3) D ...": the driver's worker is at it ('-': has been). */
+static bool loop_worker_busy(const char *name)
 {
 	char path[64], buf[512], mark[80];
 	struct dirent *e;
 	bool found = false;
 	DIR *d = opendir("/proc");
 
-	snprintf(mark, sizeof(mark), "+%s) D", name);
+	snprintf(mark, sizeof(mark), "+%s) ", name);
 	while (d && !found && (e = readdir(d))) {
 		snprintf(path, sizeof(path), "/proc/%.20s/stat", e->d_name);
 		if (e->d_name[0] >= '1' && e->d_name[0] <= '9' &&
@@ -122,8 +122,8 @@ static bool loop_worker_asleep(const char *name)
 bool rw_device_busy(void)
 {
 	return in_flight(device, NULL) > 0 || in_flight(outer, NULL) > 0 ||
-	       (!strncmp(device, "loop", 4) && loop_worker_asleep(device)) ||
-	       (!strncmp(outer, "loop", 4) && loop_worker_asleep(outer));
+	       (!strncmp(device, "loop", 4) && loop_worker_busy(device)) ||
+	       (!strncmp(outer, "loop", 4) && loop_worker_busy(outer));
 }
 
 /* ---- the guardian -------------------------------------------------------- */

@@ -407,7 +407,27 @@ static const char *put_down(const struct watch *w, struct rw_outcome *o, FILE *f
 	return how;
 }
 
-static void hang(struct watch *w, enum finding what, const char *variant, struct rw_outcome *o)
+/*
+ * Writing the evidence took time: has the test gone on meanwhile? Then it was slow, whatever the
+ * reason, and what was taken for a hang was none.
+ */
+static bool went_on(struct watch *w, enum finding what)
+{
+	const struct sample *s;
+	struct sample last;
+
+	if (atomic_load(&rw_shared->progress) != w->progress)
+		return true;
+	if (what != DEADLOCK && what != LOST_WAKEUP)
+		return false;
+	last = *newest(w);
+	take_sample(w);
+	s = newest(w);
+	return !same_stacks(&last, s);
+}
+
+/* Returns false when it was none. */
+static bool hang(struct watch *w, enum finding what, const char *variant, struct rw_outcome *o)
 {
 	double after = (double)(rw_now_ns() - w->since) / 1e9;
 	char what_hangs[512], line[700];
@@ -419,6 +439,13 @@ static void hang(struct watch *w, enum finding what, const char *variant, struct
 	name_hang(w, what, what_hangs, sizeof(what_hangs));
 	snprintf(line, sizeof(line), "HANG after %.1f s: %s", after, what_hangs);
 	f = write_evidence(w, variant, line, o);
+	if (went_on(w, what)) {
+		if (f)
+			fclose(f);
+		unlink(o->evidence);
+		o->evidence[0] = '\0';
+		return false;
+	}
 	how = put_down(w, o, f);
 	if (f) {
 		fflush(f);
@@ -437,6 +464,7 @@ static void hang(struct watch *w, enum finding what, const char *variant, struct
 	else
 		snprintf(o->reason, sizeof(o->reason), "%s, %s%s%.200s", line, how,
 			 before ? "; before that: " : "", before ? before : "");
+	return true;
 }
 
 /* ---- the watch ----------------------------------------------------------- */
@@ -521,15 +549,17 @@ void rw_watch(pid_t child, const char *variant, struct rw_outcome *o)
 	rw_kmsg_open(&w.kmsg);
 	p.fd = w.pidfd;
 	p.events = POLLIN;
-	while (found == MOVES_ON && !rw_interrupted && poll(&p, 1, TICK) <= 0)
+	while (found == MOVES_ON && !rw_interrupted && poll(&p, 1, TICK) <= 0) {
 		found = look(&w);
+		if (found != MOVES_ON && !hang(&w, found, variant, o))
+			found = MOVES_ON;
+	}
 	if (rw_interrupted && found == MOVES_ON) {
 		interrupted(&w, o);
 	} else if (found == MOVES_ON) {
 		waitpid(child, &status, 0);
 		ended(status, o);
 	} else {
-		hang(&w, found, variant, o);
 		waitpid(child, &status, WNOHANG);
 	}
 	/* A verdict given with the gate shut must not leave it so. */
