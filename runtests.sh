@@ -38,9 +38,21 @@ configuration of the group "default".
   -o, --results DIR        results go here (default results/TIME-KERNEL, and link results/latest)
       --keep               leave the devices mounted (until --clean)
       --ktap               print the report as KTAP, the rest on standard error
+      --fail-fast          a test ends at its first failure; the rest of its variants is not run
       --strict             a known bug (configs/known-bugs.json) is a failure like any other
   -q, --quiet              show only what is not green
   -v, --verbose            show every variant
+
+In virtual machines; needs no root, and nothing on this machine but the results is written to:
+
+      --vm [KERNEL]        boot a build tree, bzImage, vmlinux or a distribution's vmlinuz; without
+                           KERNEL the newest that "make kernel" or "make deps-vm" has made
+      --modules DIR        lib/modules/VERSION of a kernel that needs modules to boot
+      --jobs N             N of them side by side (default 1)
+      --cpus N --memory MIB  of each (default 2, 2048)
+      --accel kvm|tcg      default: KVM if it works, else emulation
+      --append TEXT        more for the kernel's command line
+      --qemu-arg ARG       one more argument for QEMU (repeatable)
 
   -l, --list               list tests and configurations
       --describe NAME      describe a test or a configuration
@@ -67,20 +79,34 @@ die() {
 PLAN=() # options for build/runner/plan
 KNOWN=(--known "$TOP/configs/known-bugs.json")
 SHOW=() # how much is shown: options for build/runner/supervise
+FAIL_FAST=()
 MODE=run SCRATCH=/var/tmp SCALE=1 ITERATE=1
-DIR='' RESULTS='' SEED='' KEEP='' KTAP='' UNTIL_FAIL='' UNLIMITED=''
+DIR='' RESULTS='' SEED='' KEEP='' KTAP='' UNTIL_FAIL='' UNLIMITED='' GUEST=''
+VM='' VM_KERNEL='' VM_MODULES='' VM_ACCEL='' VM_OPTIONS=() # see runner/vm/vm.sh
+PASSED_ON=() # options that mean the same in a guest
 
 number() {
 	[[ $2 =~ ^(0|[1-9][0-9]{0,17})$ ]] || die "$1 takes a number, not \"$2\""
 }
 
 parse_options() {
-	local parsed iterate=''
+	local parsed iterate='' words=()
 
+	# getopt(1) would want --vm=KERNEL.
+	while (($#)); do
+		if [[ $1 == --vm && (${2-} == */* || -e ${2-}) && ${2-} != -* ]]; then
+			words+=("--vm=$2")
+			shift
+		else
+			words+=("$1")
+		fi
+		shift
+	done
 	parsed=$(getopt --name runtests.sh --options c:g:x:no:qvlh --longoptions \
 		config:,group:,exclude:,variant:,seed:,iterate:,until-fail,shuffle,shard: \
 		--longoptions timeout-scale:,dir:,scratch:,results:,keep,ktap,strict,quiet,verbose \
-		--longoptions list,describe:,dry-run,clean,help -- "$@") || exit 2
+		--longoptions fail-fast,vm::,modules:,jobs:,cpus:,memory:,accel:,append:,qemu-arg: \
+		--longoptions list,describe:,dry-run,clean,guest:,help -- "${words[@]}") || exit 2
 	eval set -- "$parsed"
 	while [[ $1 != -- ]]; do
 		case $1 in
@@ -105,9 +131,15 @@ parse_options() {
 		--shuffle) PLAN+=("$1") ;;
 		--keep) KEEP=1 ;;
 		--ktap) KTAP=1 ;;
-		--strict) KNOWN=() ;;
-		-q | --quiet) SHOW=(--quiet) ;;
-		-v | --verbose) SHOW=(--verbose) ;;
+		--fail-fast) FAIL_FAST=("$1") PASSED_ON+=("$1") ;;
+		--strict) KNOWN=() PASSED_ON+=("$1") ;;
+		-q | --quiet) SHOW=(--quiet) PASSED_ON+=("$1") ;;
+		-v | --verbose) SHOW=(--verbose) PASSED_ON+=("$1") ;;
+		--vm) VM=1 VM_KERNEL=$2 ;;
+		--modules) VM_MODULES=$2 ;;
+		--accel) VM_ACCEL=$2 ;;
+		--jobs | --cpus | --memory | --append | --qemu-arg) VM_OPTIONS+=("$1" "$2") ;;
+		--guest) GUEST=$2 MODE=guest ;;
 		-l | --list) PLAN+=(--list) MODE=plan ;;
 		-n | --dry-run) PLAN+=(--dry-run) MODE=plan ;;
 		--clean) MODE=clean ;;
@@ -118,7 +150,8 @@ parse_options() {
 		esac
 		case $1 in
 		-[cgxo] | --config | --group | --exclude | --variant | --shard | --describe | --seed | \
-			--iterate | --timeout-scale | --dir | --scratch | --results) shift 2 ;;
+			--iterate | --timeout-scale | --dir | --scratch | --results | --vm | --modules | \
+			--jobs | --cpus | --memory | --accel | --append | --qemu-arg | --guest) shift 2 ;;
 		*) shift ;;
 		esac
 	done
@@ -141,9 +174,17 @@ check_options() {
 		SCRATCH=$DIR
 		PLAN=(--directory "${PLAN[@]}")
 	fi
-	[[ -d $SCRATCH && -w $SCRATCH || $MODE == plan ]] ||
-		die "--scratch $SCRATCH: not a directory that can be written"
-	SCRATCH=$(realpath "$SCRATCH")
+	if [[ $VM ]]; then
+		[[ $DIR || $KEEP || $SCRATCH != /var/tmp ]] &&
+			die "--vm: --dir, --keep and --scratch are about this machine, not a virtual one"
+		[[ $MODE == clean ]] && die "--clean: a virtual machine leaves nothing behind"
+	elif [[ $VM_MODULES || $VM_ACCEL ]] || ((${#VM_OPTIONS[@]})); then
+		die "--jobs, --cpus, --memory, --accel, --append, --modules and --qemu-arg go with --vm"
+	else
+		[[ -d $SCRATCH && -w $SCRATCH || $MODE == plan ]] ||
+			die "--scratch $SCRATCH: not a directory that can be written"
+		SCRATCH=$(realpath "$SCRATCH")
+	fi
 	: "${SEED:=$((SRANDOM))}"
 	PLAN=(--seed "$SEED" --configs "$TOP/configs" --tests "$TESTS" "${PLAN[@]}")
 }
@@ -151,7 +192,19 @@ check_options() {
 # ---- the journal and the results -------------------------------------------------------------------
 
 journal() {
-	"$TOOLS/journal" "$RESULTS/journal.jsonl" "$@"
+	"$TOOLS/journal" "$JOURNAL" "$@"
+}
+
+# The kernel's configuration, for telling results of different builds apart.
+config_hash() {
+	local sum
+
+	if [[ -r /proc/config.gz ]]; then
+		sum=$(gzip -dc /proc/config.gz | sha256sum)
+	elif [[ -r /boot/config-$(uname -r) ]]; then
+		sum=$(sha256sum < "/boot/config-$(uname -r)")
+	fi
+	echo "${sum%% *}"
 }
 
 # check TEST VARIANT VERDICT REASON [EVIDENCE]: a verdict of the runner's own.
@@ -184,8 +237,10 @@ make_results() {
 	# Two runs never share a journal, and no run's results are overwritten.
 	(set -o noclobber && : > "$RESULTS/journal.jsonl") 2> /dev/null ||
 		die "$RESULTS: holds the results of another run, or cannot be written"
+	JOURNAL=$RESULTS/journal.jsonl
 	mkdir -p "$TOP/results" 2> /dev/null && ln -sfnT "$RESULTS" "$TOP/results/latest" 2> /dev/null
 	RESULTS=${RESULTS#"$PWD"/}
+	JOURNAL=${JOURNAL#"$PWD"/}
 }
 
 # ---- running ---------------------------------------------------------------------------------------
@@ -230,8 +285,8 @@ supervise() {
 		set -- "$1" "${@:3}" --dir "$SET/inner" --gate "$SET/outer"
 	fi
 	"$TOOLS/supervise" "${@:2}" --config "$CONFIG" --output "$RESULTS/$CONFIG/$1" \
-		--journal "$RESULTS/journal.jsonl" --seed "$RUN_SEED" --timeout-scale "$SCALE" \
-		--previous "$PREVIOUS" "${KNOWN[@]}" "${SHOW[@]}" "$TESTS/$1" "${names[@]}" &
+		--journal "$JOURNAL" --seed "$RUN_SEED" --timeout-scale "$SCALE" \
+		--previous "$PREVIOUS" "${KNOWN[@]}" "${SHOW[@]}" "${FAIL_FAST[@]}" "$TESTS/$1" "${names[@]}" &
 	SUPERVISE=$!
 	wait "$SUPERVISE"
 	status=$?
@@ -242,7 +297,7 @@ supervise() {
 # Run one test on the set there is. An unkillable task takes the set away: the rest of the test is
 # run on another one, twice at most.
 run_test() {
-	local test=$1 which=$2 variants=$3 try options=()
+	local test=$1 which=$2 variants=$3 try status options=()
 
 	mkdir -p "$RESULTS/$CONFIG/$test"
 	[[ $which == all ]] && options=(--all)
@@ -251,7 +306,9 @@ run_test() {
 		LAST_TESTS+=("$test")
 		((try == 3)) && options+=(--last-try)
 		supervise "$test" "$variants" "${options[@]}"
-		case $? in
+		status=$?
+		[[ $GUEST ]] && judge_guest "$status"
+		case $status in
 		0) return ;;
 		3)
 			FAILED=1
@@ -279,8 +336,26 @@ run_plan() {
 			broken=$?
 		fi
 		((broken)) || run_test "$test" "$which" "$variants"
-	done 3< "$RESULTS/plan"
+	done 3< "$PLAN_FILE"
 	end_config
+}
+
+# A kernel that hung or complained is not the one to try the next test on: ask for a fresh guest,
+# which goes on where the journal ends.
+judge_guest() {
+	local taint
+
+	read -r taint < /proc/sys/kernel/tainted
+	case $1 in
+	3) ;;
+	4) release_devices ;;
+	*)
+		[[ $taint == "$TAINT" ]] && return
+		release_devices
+		;;
+	esac
+	trap - EXIT
+	exit 100
 }
 
 # Everything is taken down here, however the run ends, but for kill -9.
@@ -297,6 +372,7 @@ finish() {
 		[[ $SET && ! $DIR ]] && kill_processes "$SET"
 		take_down_run
 	fi
+	[[ $GUEST ]] && exit "$status" # the whole machine is thrown away
 	if [[ $STARTED ]]; then
 		if ((status)); then
 			journal run-end "interrupted:=true"
@@ -341,10 +417,10 @@ main() {
 	local i
 
 	parse_options "$@"
-	if [[ $MODE == run || $MODE == clean ]] && [[ ! $DIR && $(id -u) != 0 ]]; then
-		die "needs root, to make loop devices and mounts: use sudo, or --dir DIR to test in a directory"
+	if [[ ($MODE == run || $MODE == clean) && ! $DIR && ! $VM && $(id -u) != 0 ]]; then
+		die "needs root, to make loop devices and mounts: use sudo, --dir DIR to test in a directory, or --vm"
 	fi
-	[[ $MODE == clean && -x $TOOLS/within ]] ||
+	[[ $MODE == guest || ($MODE == clean && -x $TOOLS/within) ]] ||
 		flock "$TOP" make -s -C "$TOP" suite >&2 ||
 		die "the build failed (when something is missing: ./runner/deps run)"
 	case $MODE in
@@ -353,30 +429,58 @@ main() {
 		clean_up all
 		exit
 		;;
+	guest) run_as_guest ;;
 	esac
 
 	"$TOOLS/plan" "${PLAN[@]}" > /dev/null || exit 2 # before anything is made
-	clean_up dead
 	[[ $KTAP ]] && exec 4>&1 1>&2
 	trap finish EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
 	trap 'exit 129' HUP
-	make_run_folder
-	"$TOOLS/probe" "$RUN" >&2 || exit 2
+	if [[ $VM ]]; then
+		prepare_vm
+	else
+		clean_up dead
+		make_run_folder
+		"$TOOLS/probe" ${DIR:+"$RUN"} >&2 || exit 2
+	fi
 	make_results
-	journal run-start "seed:=$SEED" "scale:=$SCALE" "argv=$*"
+	PLAN_FILE=$RESULTS/plan
+	if [[ $VM ]]; then
+		journal run-start "seed:=$SEED" "scale:=$SCALE" "argv=$*" "${VM_JOURNAL[@]}"
+	else
+		journal run-start "seed:=$SEED" "scale:=$SCALE" "argv=$*" "config_sha256=$(config_hash)"
+	fi
 	STARTED=1
-	"$TOOLS/plan" --journal "$RESULTS/journal.jsonl" "${PLAN[@]}" > "$RESULTS/plan" || exit 2
-	say "ringwedge: kernel $(uname -r), seed $SEED, results in $RESULTS"
+	"$TOOLS/plan" --journal "$JOURNAL" "${PLAN[@]}" > "$PLAN_FILE" || exit 2
+	say "ringwedge: kernel ${VM_KERNEL:-$(uname -r)}, seed $SEED, results in $RESULTS"
 	for ((i = 0; UNLIMITED || i < ITERATE; i++)); do
 		RUN_SEED=$((SEED + i))
-		run_plan
+		if [[ $VM ]]; then
+			run_in_vms
+		else
+			run_plan
+		fi
 		[[ $UNTIL_FAIL && $FAILED ]] && break
 	done
 	exit 0
 }
 
+# In a guest that runner/vm/init.c has set up: run the part of the plan that is in $GUEST.
+run_as_guest() {
+	trap finish EXIT
+	JOURNAL=$GUEST/journal.jsonl PREVIOUS='' RUN_SEED=$SEED PLAN_FILE=$GUEST/plan
+	read -r TAINT < /proc/sys/kernel/tainted
+	journal guest "config_sha256=$(config_hash)"
+	make_run_folder
+	"$TOOLS/probe" >&2 || exit 2
+	run_plan
+	exit 0
+}
+
+# shellcheck source=runner/vm/vm.sh
+. "$TOP/runner/vm/vm.sh"
 # shellcheck source=runner/devices.sh
 . "$TOP/runner/devices.sh"
 main "$@"

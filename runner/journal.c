@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * Append one event to the journal: journal FILE EVENT [KEY=TEXT | KEY:=JSON]...
- * Every event gets the time; the first and the last of a run also get what the kernel is.
+ * Every event gets the time; the first of a run, or of a guest, also gets what the kernel is.
  */
 #include <string.h>
 #include <sys/utsname.h>
@@ -50,7 +50,7 @@ int main(int argc, char **argv)
 	event = json_pack("{s:s, s:f}", "event", argv[2], "time", wall_clock());
 	if (!event)
 		die("journal: bad event \"%s\"", argv[2]);
-	if (!strcmp(argv[2], "run-start"))
+	if (!strcmp(argv[2], "run-start") || !strcmp(argv[2], "guest"))
 		add_kernel(event);
 	if (!strcmp(argv[2], "run-start") || !strcmp(argv[2], "run-end"))
 		json_object_set_new(event, "taint", json_integer(rw_taint()));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * What does this machine give less than the suite can use? Found out by trying. One line each, with
- * what to do. Exit status 2 when DIR cannot be tested in at all.
+ * what to do. Exit status 2 when DIR, if given, cannot be tested in at all.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -72,9 +72,9 @@ static void probe_evidence(void)
 
 int main(int argc, char **argv)
 {
-	if (argc != 2 || argv[1][0] == '-')
-		die("usage: probe DIR");
-	if (!direct_io_works(argv[1]))
+	if (argc > 2 || (argc == 2 && argv[1][0] == '-'))
+		die("usage: probe [DIR]");
+	if (argc == 2 && !direct_io_works(argv[1]))
 		die("%s: the filesystem has no direct I/O (O_DIRECT): choose another directory",
 		    argv[1]);
 	probe_io_uring();

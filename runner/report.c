@@ -58,6 +58,7 @@ struct test {
 
 static json_t *events; /* all of the journal, for as long as we run */
 static json_t *run_start, *run_end;
+static json_t *guest; /* what the kernel in the virtual machine said of itself */
 static struct test *test;
 static size_t nr_tests;
 /* "config/test" to index of test, "config/test/variant" to index in it. */
@@ -189,6 +190,8 @@ static void take_event(json_t *event)
 		run_start = event;
 	} else if (!strcmp(kind, "run-end")) {
 		run_end = event;
+	} else if (!strcmp(kind, "guest")) {
+		guest = event;
 	} else if (!strcmp(kind, "plan")) {
 		take_plan(event);
 	} else if (!strcmp(kind, "test-end")) {
@@ -369,6 +372,11 @@ static void write_json(const char *path, int status, const char *tainted)
 	/* Host, kernel, seed, arguments: whatever the run said of itself when it started. */
 	json_object_foreach(run_start, key, value)
 		if (strcmp(key, "event"))
+			json_object_set(root, key, value);
+	/* The kernel under test is the guest's, if there is one; where it ran, run_start said. */
+	json_object_foreach(guest, key, value)
+		if (strcmp(key, "event") && strcmp(key, "time") && strcmp(key, "host") &&
+		    (!json_is_string(value) || *json_string_value(value)))
 			json_object_set(root, key, value);
 	json_object_set_new(root, "complete", json_boolean(run_end));
 	json_object_set_new(root, "status", json_integer(status));
@@ -585,8 +593,8 @@ int main(int argc, char **argv)
 	read_events(format("%s/journal.jsonl", argv[optind]));
 	json_array_foreach(events, i, event)
 		take_event(event);
-	if (*text_of(run_start, "kernel"))
-		known_kernel(text_of(run_start, "kernel"));
+	if (run_start)
+		known_kernel(text_of(guest ? guest : run_start, "kernel"));
 	judge_all();
 	tainted = taint_change();
 	status = exit_status(tainted);

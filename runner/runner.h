@@ -42,6 +42,8 @@ const char *text_of(const json_t *event, const char *key);
 pid_t tasks_start(char *const *argv, int log);
 /* Changes whenever one of the tasks has run. */
 uint64_t tasks_progress(pid_t root);
+/* Seconds for which its threads have been runnable without a CPU, all together. */
+double tasks_waited(pid_t root);
 /* State, wait channel, system call and stack of every thread. */
 void tasks_dump(pid_t root, FILE *out);
 /* "umount/123 D in xfs_log_force < xfs_fs_sync": a thread in uninterruptible sleep if there is one.

@@ -30,17 +30,19 @@ static const char usage[] =
 	"  --previous FILE    results.json of an earlier run, for how long the test took\n"
 	"  --quiet            show only what is not green\n"
 	"  --verbose          show every variant\n"
+	"  --fail-fast        end at the first variant that fails\n"
 	"exit status: 0 green; 1 not green; 3 an unkillable task is left, variants may not be "
-	"run\n";
+	"run;\n"
+	"4 a hang, but nothing is left of it\n";
 
-enum { GREEN, NOT_GREEN, WEDGED = 3 };
+enum { GREEN, NOT_GREEN, WEDGED = 3, HUNG };
 
 /* No variant needs nearly as long; it is there to end, not to judge. Times the scale. */
 #define SILENCE_SECONDS 300.0
 
 static const char *config, *dir, *gate, *output, *journal, *seed, *scale_text = "1", *after;
 static const char *program, *test;
-static bool all_variants, last_try, quiet, verbose, terminal, colour;
+static bool all_variants, fail_fast, last_try, quiet, verbose, terminal, colour;
 static double scale = 1, previous;
 
 static char **variants; /* asked for; with --resume, those behind `after` are still to do */
@@ -53,6 +55,7 @@ static const char *const weights[] = {
 static size_t worst; /* of weights, so far */
 static bool wedged;  /* an unkillable task is left */
 static int skipped, expected_failures;
+static bool enough;		   /* --fail-fast, and something has failed */
 static volatile sig_atomic_t stop; /* the signal that asked for it */
 
 static void on_signal(int sig)
@@ -185,6 +188,7 @@ static void saw_end(const json_t *event)
 	    known_bug(config, test, text_of(event, "variant"), verdict, reason))
 		verdict = "XFAIL";
 	expected_failures += !strcmp(verdict, "XFAIL");
+	enough |= fail_fast && !is_green(verdict);
 	nr_done++;
 	skipped += !strcmp(verdict, "SKIP");
 	weigh(verdict);
@@ -344,7 +348,7 @@ static int watch_program(pid_t pid, FILE *file)
 	while (waitpid(pid, &status, WNOHANG) != pid) {
 		if (read_journal(file))
 			heard = steady_clock();
-		if (stop) {
+		if (stop || enough) {
 			wedged |= !tasks_kill(pid, &status);
 			return -1;
 		}
@@ -369,14 +373,16 @@ static void settle_journal(void)
 
 	if (wedged)
 		reason = "unkillable tasks took the devices away too often";
+	if (enough)
+		reason = "the test ended at its first failure";
 	if (stop)
 		reason = "interrupted";
 	if (running) {
-		end_variant(text_of(running, "variant"), stop ? "NOTRUN" : "FAIL",
-			    stop ? reason : "did not end");
+		end_variant(text_of(running, "variant"), stop || enough ? "NOTRUN" : "FAIL",
+			    stop || enough ? reason : "did not end");
 		nr_done++;
 	}
-	if (wedged && !last_try && !stop)
+	if (wedged && !last_try && !stop && !enough)
 		return;
 	for (i = nr_done; i < nr_variants; i++)
 		end_variant(variants[i], "NOTRUN", reason);
@@ -456,6 +462,7 @@ int main(int argc, char **argv)
 		LAST_TRY,
 		PREVIOUS,
 		KNOWN,
+		FAIL_FAST,
 		QUIET,
 		VERBOSE
 	};
@@ -472,6 +479,7 @@ int main(int argc, char **argv)
 		{ "last-try", no_argument, NULL, LAST_TRY },
 		{ "previous", required_argument, NULL, PREVIOUS },
 		{ "known", required_argument, NULL, KNOWN },
+		{ "fail-fast", no_argument, NULL, FAIL_FAST },
 		{ "quiet", no_argument, NULL, QUIET },
 		{ "verbose", no_argument, NULL, VERBOSE },
 		{ NULL },
@@ -522,6 +530,9 @@ int main(int argc, char **argv)
 		case PREVIOUS:
 			earlier = optarg;
 			break;
+		case FAIL_FAST:
+			fail_fast = true;
+			break;
 		case QUIET:
 			quiet = true;
 			break;
@@ -552,5 +563,7 @@ int main(int argc, char **argv)
 	run();
 	if (wedged)
 		return WEDGED;
+	if (!strcmp(weights[worst], "HANG"))
+		return HUNG;
 	return is_green(weights[worst]) ? GREEN : NOT_GREEN;
 }

@@ -66,6 +66,17 @@ uint64_t tasks_progress(pid_t root)
 	return sum;
 }
 
+double tasks_waited(pid_t root)
+{
+	static struct rw_task task[RW_MAX_TASKS];
+	unsigned int n = sample(root, task, RW_MAX_TASKS, false), i;
+	double sum = 0;
+
+	for (i = 0; i < n; i++)
+		sum += (double)task[i].wait_ns / 1e9;
+	return sum;
+}
+
 void tasks_dump(pid_t root, FILE *out)
 {
 	static struct rw_task task[RW_MAX_TASKS];
