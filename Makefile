@@ -5,6 +5,8 @@
 #   make deps check   the same for everything `make check` does: format, lint, builds with both
 #                     compilers and sanitizers, the harness's own tests, the suite
 #   make run ARGS=... options for runtests.sh
+#   make deps-vm      install what runtests.sh --vm takes, fetch Debian's kernel for a VM
+#   make deps-kernel kernel [KSRC=DIR] [DEBUG=1] [OUT=DIR]   build a kernel for a VM (kernel/build)
 #   make clean
 
 BUILD ?= build
@@ -49,12 +51,23 @@ $(BUILD)/lib $(BUILD)/tests $(BUILD)/meta:
 	mkdir -p $@
 
 # One after another: nothing can be built before it is installed.
-ifneq ($(filter deps,$(MAKECMDGOALS)),)
+ifneq ($(filter deps%,$(MAKECMDGOALS)),)
 .NOTPARALLEL:
 endif
 
 deps:
 	@runner/deps $(if $(filter check,$(MAKECMDGOALS)),check,run)
+
+deps-vm:
+	@runner/deps vm && kernel/package
+
+deps-kernel:
+	@runner/deps kernel
+
+# DIR may hold anything but a quote.
+kernel:
+	@kernel/build $(if $(KSRC),--source '$(KSRC)') $(if $(filter-out 0,$(DEBUG)),--debug) \
+	    $(if $(OUT),--out '$(OUT)')
 
 run: all
 	./runtests.sh $(ARGS)
@@ -65,4 +78,4 @@ check:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps run check clean suite
+.PHONY: all deps deps-vm deps-kernel kernel run check clean suite
