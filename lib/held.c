@@ -39,38 +39,62 @@ bool rw_has_gate(void)
 	return rw_gate_exists() && rw_direct();
 }
 
-unsigned int rw_in_flight(unsigned int n)
+static unsigned int device_writes(void)
+{
+	unsigned int writes = 0;
+
+	if (rw_device_in_flight(&writes) < 0)
+		rw_broken("no count of the I/O in flight at /dev/%s", rw_device_name());
+	return writes;
+}
+
+/* For how long have the variant's other tasks been asleep? ns */
+static uint64_t others_quiet(struct rw_quiet *q)
 {
 	static struct rw_task t[RW_MAX_TASKS];
+
+	rw_look_quiet(q, t, rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, false),
+		      my_tid());
+	return q->since ? rw_now_ns() - q->since : 0;
+}
+
+unsigned int rw_in_flight(unsigned int n)
+{
 	struct rw_quiet q = { 0, 0 };
 	uint64_t end = rw_now_ns() + 2000 * RW_MS;
-	unsigned int writes = 0;
+	unsigned int writes;
 	uint64_t quiet;
 
 	rw_progress();
 	do {
-		if (rw_device_in_flight(&writes) < 0)
-			rw_broken("no count of the I/O in flight at /dev/%s", rw_device_name());
+		writes = device_writes();
 		/* Workers may still be on their way; asleep, they wait for what is held. */
-		rw_look_quiet(&q, t, rw_tasks(getpid(), t, RW_MAX_TASKS, false), my_tid());
-		quiet = q.since ? rw_now_ns() - q.since : 0;
+		quiet = others_quiet(&q);
 		sched_yield();
 	} while (quiet < (writes >= n ? 1 : 20) * RW_MS && rw_now_ns() < end);
 	atomic_fetch_add(writes ? &rw_shared->held : &rw_shared->not_held, 1);
 	return writes;
 }
 
+void rw_done(void)
+{
+	uint64_t end = rw_now_ns() + 2000 * RW_MS;
+	struct rw_quiet q = { 0, 0 };
+	bool idle;
+
+	rw_progress();
+	do {
+		idle = !device_writes();
+		sched_yield();
+	} while ((others_quiet(&q) < 2 * RW_MS || !idle) && rw_now_ns() < end);
+}
+
 /* ---- in another task ----------------------------------------------------- */
 
-struct helper {
-	pid_t pid;
-	int slot;
-};
-
-static struct helper start_helper(void (*call)(const void *), const void *arg, bool is_caller)
+static struct rw_helper start_helper(void (*call)(const void *), const void *arg, bool is_caller)
 {
+	struct rw_helper h = { .sig = 0 };
 	pid_t parent = getpid();
-	struct helper h;
 
 	h.slot = atomic_load(&rw_shared->n_helpers);
 	fflush(NULL);
@@ -99,7 +123,7 @@ static struct helper start_helper(void (*call)(const void *), const void *arg, b
 	return h;
 }
 
-static void join_helper(struct helper h)
+static void join_helper(struct rw_helper h)
 {
 	int status;
 
@@ -110,11 +134,31 @@ static void join_helper(struct helper h)
 	rw_progress();
 	if (atomic_load(&rw_shared->verdict))
 		_exit(0); /* the helper spoke */
+	if (WIFSIGNALED(status) && WTERMSIG(status) == h.sig)
+		return;
 	if (WIFSIGNALED(status))
 		rw_fail("the other task was killed by signal %d (%s)", WTERMSIG(status),
 			strsignal(WTERMSIG(status)));
 	if (status)
 		rw_broken("the other task ended with status %#x", status);
+}
+
+struct rw_helper rw_start(void (*call)(const void *), const void *arg)
+{
+	return start_helper(call, arg, false);
+}
+
+void rw_kill(struct rw_helper *h)
+{
+	h->sig = SIGKILL;
+	rw_set_up(kill(h->pid, SIGKILL));
+}
+
+void rw_join(struct rw_helper h)
+{
+	rw_enter("wait for the other task to end");
+	join_helper(h);
+	rw_returned();
 }
 
 void rw_by(const struct rw_who *who, void (*call)(const void *), const void *arg)

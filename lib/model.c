@@ -10,6 +10,7 @@
 
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <sys/statfs.h>
 
 #define CELL 512
@@ -268,7 +269,8 @@ void rw_then(struct rw_file *f, struct rw_change c)
 	apply(m, &c);
 }
 
-void rw_race(struct rw_file *f, struct rw_change c)
+/* `lost`: some of the writes may not have come at all. */
+static void race(struct rw_file *f, struct rw_change c, bool lost)
 {
 	struct rw_model *m = f->model, *after = clone_model(m), *none = clone_model(m);
 
@@ -291,13 +293,23 @@ void rw_race(struct rw_file *f, struct rw_change c)
 		free(one);
 	}
 	unite(m, after);
-	if (c.kind == RW_COLLAPSE || c.kind == RW_INSERT || c.kind == RW_RESIZE) {
+	if (lost || c.kind == RW_COLLAPSE || c.kind == RW_INSERT || c.kind == RW_RESIZE) {
 		unite(m, none);
 	} else {
 		free(none->cells);
 		free(none);
 	}
 	m->n_writes = 0;
+}
+
+void rw_race(struct rw_file *f, struct rw_change c)
+{
+	race(f, c, false);
+}
+
+void rw_race_cancelled(struct rw_file *f, struct rw_change c)
+{
+	race(f, c, true);
 }
 
 void rw_unordered(struct rw_file *f)
@@ -557,6 +569,28 @@ bool rw_can_make(enum rw_state state)
 	close(fd);
 	unlink(path);
 	return can;
+}
+
+void rw_sole(struct rw_file *f)
+{
+	uint64_t end = rw_until(20000);
+	int fd;
+
+	close(f->fd);
+	fd = (int)rw_set_up(open(f->model->path, O_RDONLY | O_CLOEXEC));
+	rw_enter("wait until nothing holds the file open");
+	while (fcntl(fd, F_SETLEASE, F_RDLCK)) {
+		if (errno != EAGAIN && errno != EWOULDBLOCK)
+			rw_broken("fcntl(F_SETLEASE): %s", strerror(errno));
+		if (rw_now_ns() > end)
+			rw_fail("\"%s\" is still open for writing somewhere, though no task has it",
+				f->name);
+		poll(NULL, 0, 1); /* a ring lets go of its files in a worker of the kernel */
+		rw_progress();
+	}
+	rw_returned();
+	close(fd);
+	f->fd = (int)rw_set_up(open(f->model->path, O_RDWR | O_DIRECT | O_CLOEXEC));
 }
 
 const char *rw_path(const struct rw_file *f)

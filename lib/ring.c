@@ -7,6 +7,7 @@
 
 #include <libaio.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
@@ -37,12 +38,12 @@ const struct rw_write_kind rw_write_kinds[RW_WRITE_KINDS] = {
 #define MAX_FILES 8
 
 struct request {
-	bool busy, must_wait;
-	const char *what; /* "write" or the name of the call */
-	struct rw_file *file;
-	off_t off;
+	bool busy, may_cancel;
+	struct rw_op op;
+	unsigned int serial;
+	unsigned int sqe_flags;
+	off_t off; /* of a write */
 	size_t len;
-	long want;
 	void *buf;
 	struct iocb iocb;
 };
@@ -50,6 +51,8 @@ struct request {
 struct rw_ring {
 	const struct rw_ring_kind *kind;
 	unsigned int depth, busy;
+	unsigned int queued; /* not submitted */
+	unsigned int serial;
 	struct request *requests;
 	char *arena;
 	struct io_uring uring;
@@ -102,20 +105,28 @@ static void set_up_uring(struct rw_ring *r)
 	}
 }
 
+/* Zeroed memory; `how`: MAP_PRIVATE, MAP_SHARED, MAP_FIXED. */
+static void *memory(void *at, size_t size, int how)
+{
+	void *p = mmap(at, size, PROT_READ | PROT_WRITE, how | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		rw_broken("out of memory");
+	return p;
+}
+
 struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth)
 {
-	struct rw_ring *r = calloc(1, sizeof(*r));
+	/* What is in flight is known to every task that has the ring. */
+	struct rw_ring *r = memory(NULL, sizeof(*r), MAP_SHARED);
 	int ret;
 
-	if (!r || depth < 1 || depth > 64)
+	if (depth < 1 || depth > 64)
 		rw_broken("rw_ring: depth %u", depth);
 	r->kind = kind;
 	r->depth = depth;
-	r->requests = calloc(depth, sizeof(*r->requests));
-	r->arena = mmap(NULL, depth * RW_MAX_WRITE, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (!r->requests || r->arena == MAP_FAILED)
-		rw_broken("out of memory");
+	r->requests = memory(NULL, depth * sizeof(*r->requests), MAP_SHARED);
+	r->arena = memory(NULL, depth * RW_MAX_WRITE, MAP_PRIVATE);
 	/* A forked helper would turn the pages under a write into copies. */
 	rw_set_up(madvise(r->arena, depth * RW_MAX_WRITE, MADV_DONTFORK));
 	for (unsigned int i = 0; i < depth; i++)
@@ -130,6 +141,33 @@ struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth)
 	}
 	rw_returned();
 	return r;
+}
+
+void rw_adopt(struct rw_ring *r)
+{
+	memory(r->arena, r->depth * RW_MAX_WRITE, MAP_PRIVATE | MAP_FIXED);
+}
+
+void rw_unpinned(void)
+{
+	uint64_t end = rw_until(20000);
+	char buf[4096];
+
+	rw_enter("wait until no memory is pinned");
+	while (rw_slurp("/proc/self/status", buf, sizeof(buf)) > 0 && strstr(buf, "\nVmPin:") &&
+	       strtoul(strstr(buf, "\nVmPin:") + 7, NULL, 10)) {
+		if (rw_now_ns() > end)
+			rw_fail("memory that was registered with a ring stays pinned: %.30s",
+				strstr(buf, "\nVmPin:") + 1);
+		poll(NULL, 0, 1); /* a ring gives it back in a worker of the kernel */
+		rw_progress();
+	}
+	rw_returned();
+}
+
+struct io_uring *rw_uring(struct rw_ring *r)
+{
+	return &r->uring;
 }
 
 void rw_use(struct rw_ring *r, struct rw_file *f)
@@ -151,8 +189,7 @@ void rw_use(struct rw_ring *r, struct rw_file *f)
 		rw_broken("io_uring_register_files_update: %s", strerror(-ret));
 }
 
-static struct request *take(struct rw_ring *r, const char *what, struct rw_file *f, off_t off,
-			    size_t len)
+static struct request *take(struct rw_ring *r, const struct rw_op *op)
 {
 	for (unsigned int i = 0; i < r->depth; i++) {
 		struct request *q = &r->requests[i];
@@ -160,11 +197,12 @@ static struct request *take(struct rw_ring *r, const char *what, struct rw_file 
 		if (q->busy)
 			continue;
 		q->busy = true;
-		q->must_wait = false;
-		q->what = what;
-		q->file = f;
-		q->off = off;
-		q->len = len;
+		q->may_cancel = false;
+		q->op = *op;
+		q->serial = ++r->serial;
+		q->sqe_flags = 0;
+		q->off = 0;
+		q->len = 0;
 		r->busy++;
 		return q;
 	}
@@ -184,37 +222,61 @@ static void give_fd(const struct rw_ring *r, struct io_uring_sqe *sqe, struct rw
 	rw_broken("\"%s\" was not given to the ring with rw_use()", f->name);
 }
 
-static void submit(struct rw_ring *r, const char *what)
+static void submit(struct rw_ring *r, const char *what, unsigned int wait_nr)
 {
-	int ret;
+	int n = (int)r->queued, ret;
 
+	r->queued = 0;
 	rw_enter(what);
-	ret = io_uring_submit(&r->uring);
+	do
+		ret = wait_nr ? io_uring_submit_and_wait(&r->uring, wait_nr)
+			      : io_uring_submit(&r->uring);
+	while (ret == -EINTR);
 	atomic_store(&rw_shared->in_call, 0);
-	if (ret != 1 && !(r->kind->setup & IORING_SETUP_SQPOLL && ret >= 0))
-		rw_fail("io_uring_enter submitted %d of 1: %s", ret,
+	if (ret != n && !(r->kind->setup & IORING_SETUP_SQPOLL && ret >= 0))
+		rw_fail("io_uring_enter submitted %d of %d: %s", ret, n,
 			ret < 0 ? strerror(-ret) : "too few");
 	rw_progress();
 }
 
-static void write_uring(struct rw_ring *r, struct request *q, int rwf)
+void rw_submit_queued(struct rw_ring *r, unsigned int wait_nr)
+{
+	submit(r, wait_nr ? "io_uring_enter (submit, and wait)" : "io_uring_enter (submit)",
+	       wait_nr);
+}
+
+static void queue(struct rw_ring *r, const struct io_uring_sqe *from, struct request *q)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->uring);
 
-	if (!sqe)
-		rw_broken("the submission queue is full");
+	if (!sqe || r->kind->aio)
+		rw_broken("the submission queue is full, or of another kind");
+	*sqe = *from;
+	if (q->op.file)
+		give_fd(r, sqe, q->op.file);
+	io_uring_sqe_set_data(sqe, q);
+	q->sqe_flags = sqe->flags;
+	r->queued++;
+}
+
+void rw_queue(struct rw_ring *r, const struct io_uring_sqe *sqe, const struct rw_op *op)
+{
+	queue(r, sqe, take(r, op));
+}
+
+static void queue_write(struct rw_ring *r, struct request *q, int rwf, unsigned int sqe_flags)
+{
+	struct io_uring_sqe sqe = { 0 };
+
 	if (r->kind->fixed)
-		io_uring_prep_write_fixed(sqe, q->file->fd, q->buf, (unsigned int)q->len,
+		io_uring_prep_write_fixed(&sqe, q->op.file->fd, q->buf, (unsigned int)q->len,
 					  (uint64_t)q->off, (int)(q - r->requests));
 	else
-		io_uring_prep_write(sqe, q->file->fd, q->buf, (unsigned int)q->len,
+		io_uring_prep_write(&sqe, q->op.file->fd, q->buf, (unsigned int)q->len,
 				    (uint64_t)q->off);
-	sqe->rw_flags = rwf;
-	if (r->kind->async)
-		sqe->flags |= IOSQE_ASYNC;
-	give_fd(r, sqe, q->file);
-	io_uring_sqe_set_data(sqe, q);
-	submit(r, "io_uring_enter (submit a direct write)");
+	sqe.rw_flags = rwf;
+	sqe.flags |= (__u8)(sqe_flags | (r->kind->async ? IOSQE_ASYNC : 0));
+	queue(r, &sqe, q);
 }
 
 static void write_aio(struct rw_ring *r, struct request *q, int rwf)
@@ -222,7 +284,7 @@ static void write_aio(struct rw_ring *r, struct request *q, int rwf)
 	struct iocb *p = &q->iocb;
 	int ret;
 
-	io_prep_pwrite(p, q->file->fd, q->buf, q->len, q->off);
+	io_prep_pwrite(p, q->op.file->fd, q->buf, q->len, q->off);
 	p->aio_rw_flags = rwf;
 	p->data = q;
 	rw_enter("io_submit (a direct write)");
@@ -235,16 +297,30 @@ static void write_aio(struct rw_ring *r, struct request *q, int rwf)
 	rw_progress();
 }
 
-void rw_write_promised(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
-		       unsigned int promise, int rwf)
+static struct request *take_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
+				  unsigned int promise)
 {
-	struct request *q = take(r, "write", f, off, len);
+	struct request *q = take(r, &(struct rw_op){ "write", f, (long)len });
 
 	if (len > (size_t)RW_MAX_WRITE || off % 512 || len % 512)
 		rw_broken("rw_write: %zu bytes at %lld", len, (long long)off);
+	q->off = off;
+	q->len = len;
 	rw_fill(f, q->buf, off, len, promise);
-	q->want = (long)len;
-	(r->kind->aio ? write_aio : write_uring)(r, q, rwf);
+	return q;
+}
+
+void rw_write_promised(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
+		       unsigned int promise, int rwf)
+{
+	struct request *q = take_write(r, f, off, len, promise);
+
+	if (r->kind->aio) {
+		write_aio(r, q, rwf);
+		return;
+	}
+	queue_write(r, q, rwf, 0);
+	submit(r, "io_uring_enter (submit a direct write)", 0);
 }
 
 void rw_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, int rwf)
@@ -252,37 +328,77 @@ void rw_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, int r
 	rw_write_promised(r, f, off, len, rw_promise(f, off, len), rwf);
 }
 
+void rw_queue_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
+		    unsigned int sqe_flags)
+{
+	queue_write(r, take_write(r, f, off, len, rw_promise(f, off, len)), 0, sqe_flags);
+}
+
 void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off, off_t len,
 		       bool must_wait)
 {
-	struct request *q = take(r, "fallocate", f, off, (size_t)len);
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->uring);
+	struct io_uring_sqe sqe = { 0 };
 
-	if (!sqe)
-		rw_broken("the submission queue is full");
-	io_uring_prep_fallocate(sqe, f->fd, mode, off, len);
-	give_fd(r, sqe, f);
-	io_uring_sqe_set_data(sqe, q);
-	q->want = 0;
-	q->must_wait = must_wait;
-	submit(r, "io_uring_enter (submit a fallocate)");
+	io_uring_prep_fallocate(&sqe, f->fd, mode, off, len);
+	rw_queue(r, &sqe, &(struct rw_op){ "fallocate", f, 0, must_wait });
+	submit(r, "io_uring_enter (submit a fallocate)", 0);
+}
+
+bool rw_has_opcode(const struct rw_ring *r, int opcode)
+{
+	struct io_uring_probe *p = io_uring_get_probe_ring((struct io_uring *)&r->uring);
+	bool has = p && io_uring_opcode_supported(p, opcode);
+
+	io_uring_free_probe(p);
+	return has;
+}
+
+void rw_may_cancel(struct rw_ring *r)
+{
+	for (unsigned int i = 0; i < r->depth; i++)
+		r->requests[i].may_cancel = r->requests[i].busy;
+}
+
+static void wrong_result(const struct request *q, long res)
+{
+	char where[160] = "", got[64];
+
+	if (q->op.file)
+		snprintf(where, sizeof(where), " of \"%.100s\"", q->op.file->name);
+	if (q->len)
+		snprintf(where, sizeof(where), " of %zu bytes at %lld of \"%.80s\"", q->len,
+			 (long long)q->off, q->op.file->name);
+	snprintf(got, sizeof(got), "%s", res < 0 ? strerror((int)-res) : "bytes");
+	rw_fail("%s%s: res %ld (%s), expected %ld", q->op.what, where, res, got, q->op.want);
+}
+
+/* Links are done one after another, and nothing passes a drain (io_uring_enter(2)). */
+static void check_order(const struct rw_ring *r, const struct request *q)
+{
+	for (unsigned int i = 0; i < r->depth && !q->op.any_order; i++) {
+		const struct request *p = &r->requests[i];
+		bool linked = p->serial + 1 == q->serial &&
+			      p->sqe_flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK);
+
+		if (p->busy && p->serial < q->serial && !p->op.any_order &&
+		    (linked || (p->sqe_flags | q->sqe_flags) & IOSQE_IO_DRAIN))
+			rw_fail("%s completed before the %s that it was %s behind", q->op.what,
+				p->op.what, linked ? "linked" : "drained");
+	}
 }
 
 static void finish(struct rw_ring *r, struct request *q, long res)
 {
-	char got[64];
-
 	rw_progress();
 	if (!q || !q->busy)
 		rw_fail("a completion for a request that is not in flight");
-	if (res != q->want) {
-		snprintf(got, sizeof(got), "%s", res < 0 ? strerror((int)-res) : "bytes");
-		rw_fail("%s of %zu bytes at %lld of \"%s\": res %ld (%s), expected %ld", q->what,
-			q->len, (long long)q->off, q->file->name, res, got, q->want);
-	}
-	if (q->must_wait && !atomic_load(&rw_shared->opening_at))
+	if (res != q->op.want && q->op.want != RW_ANY &&
+	    !(q->may_cancel && (res == -ECANCELED || res == -EINTR)))
+		wrong_result(q, res);
+	if (q->op.must_wait && !atomic_load(&rw_shared->opening_at))
 		rw_fail("%s completed while a direct write submitted before it was in flight",
-			q->what);
+			q->op.what);
+	check_order(r, q);
 	q->busy = false;
 	r->busy--;
 }
@@ -338,6 +454,6 @@ void rw_ring_close(struct rw_ring *r)
 		io_uring_queue_exit(&r->uring);
 	rw_returned();
 	munmap(r->arena, r->depth * RW_MAX_WRITE);
-	free(r->requests);
-	free(r);
+	munmap(r->requests, r->depth * sizeof(*r->requests));
+	munmap(r, sizeof(*r));
 }

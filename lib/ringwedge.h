@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #define RW_KIB 1024L
@@ -53,6 +55,11 @@ struct rw_test {
 	struct rw_axis axes[RW_AXES];
 	/* at[i] is the row of axis i. Combinations without a meaning: return false. May be NULL. */
 	bool (*has)(const void *const *at);
+	/*
+	 * Variants of group "wedge": on a kernel with the bug a task is stuck where nothing but a
+	 * reboot helps (its exit). On bare metal they run only when asked for. May be NULL.
+	 */
+	bool (*wedges)(const void *const *at);
 	/* Returning is a PASS. */
 	void (*run)(const void *const *at);
 };
@@ -154,10 +161,19 @@ struct rw_change {
 void rw_then(struct rw_file *f, struct rw_change c);
 /* The change was made while the writes were on their way: each write is before or after it. */
 void rw_race(struct rw_file *f, struct rw_change c);
+/* The same, and some of the writes may not have come at all: they were cancelled. */
+void rw_race_cancelled(struct rw_file *f, struct rw_change c);
 /* The writes overlap and race each other: each cell holds one that covers it, whole. */
 void rw_unordered(struct rw_file *f);
 /* Contents, size and neighbours, by direct and by cached reads: any other word is a FAIL. */
 void rw_verify(struct rw_file *f);
+
+/*
+ * No open file but f->fd writes to it any more, neither a task's nor one that the kernel forgot
+ * (fcntl(2), F_SETLEASE: refused while there is one). Rings let go of theirs a little later: that is
+ * waited for. f->fd is closed and opened again.
+ */
+void rw_sole(struct rw_file *f);
 
 /* ---- rings --------------------------------------------------------------- */
 
@@ -199,11 +215,37 @@ void rw_write_promised(struct rw_ring *ring, struct rw_file *f, off_t off, size_
  */
 void rw_ring_fallocate(struct rw_ring *ring, struct rw_file *f, int mode, off_t off, off_t len,
 		       bool must_wait);
+/* A request of the test's own making, for rw_queue(). */
+struct rw_op {
+	const char *what;
+	struct rw_file *file; /* fills in sqe->fd; NULL: leaves it */
+	long want;	      /* the exact result, or RW_ANY */
+	bool must_wait;	      /* not to end before the gate was opened */
+	bool any_order;	      /* of its end, in a chain of links or behind a drain */
+};
+#define RW_ANY LONG_MIN
+/* Queue a copy of `sqe`; rw_submit_queued() submits it. */
+void rw_queue(struct rw_ring *ring, const struct io_uring_sqe *sqe, const struct rw_op *op);
+/* Queue a direct write as rw_write() submits it, with more IOSQE_* flags. */
+void rw_queue_write(struct rw_ring *ring, struct rw_file *f, off_t off, size_t len,
+		    unsigned int sqe_flags);
+/* Submit what is queued and, in the same call, wait for `wait_nr` completions (not reaped). */
+void rw_submit_queued(struct rw_ring *ring, unsigned int wait_nr);
+/* Does the kernel know the opcode (IORING_REGISTER_PROBE)? */
+bool rw_has_opcode(const struct rw_ring *ring, int opcode);
+/* From here on what was submitted may end with -ECANCELED or -EINTR, too. */
+void rw_may_cancel(struct rw_ring *ring);
 /* Wait for everything submitted; each result must be the exact one. */
 void rw_reap(struct rw_ring *ring);
 /* How many of the ring's requests are not reaped. */
 unsigned int rw_unreaped(const struct rw_ring *ring);
 void rw_ring_close(struct rw_ring *ring);
+/* In a forked task: use the ring of its parent, which may no longer do so. */
+void rw_adopt(struct rw_ring *ring);
+/* Nothing of this process is registered, or in flight from what was, any more (VmPin, proc(5)). */
+void rw_unpinned(void);
+/* For what there is no call for. */
+struct io_uring *rw_uring(struct rw_ring *ring);
 
 /* ---- the gate ------------------------------------------------------------ */
 
@@ -222,6 +264,23 @@ void rw_gate_open(void);
  * fewer it is a race: rw_race().
  */
 unsigned int rw_in_flight(unsigned int n);
+
+/*
+ * Wait until the writes submitted have ended at the device and all tasks but this one are asleep.
+ * Whether their completions were delivered is up to the kind of the ring.
+ */
+void rw_done(void);
+
+/* Another task, which the watchdog watches like the first one. */
+struct rw_helper {
+	pid_t pid;
+	int slot, sig;
+};
+struct rw_helper rw_start(void (*call)(const void *), const void *arg);
+/* Send SIGKILL, which need not work at once. */
+void rw_kill(struct rw_helper *h);
+/* Wait for its end. It is a FAIL when a signal killed it, other than by rw_kill(). */
+void rw_join(struct rw_helper h);
 
 /* Who makes a call: the ring's owner itself, or another task. */
 struct rw_who {
