@@ -204,7 +204,6 @@ bool rw_foreign_device(const char *line);
 /* ---- ring, model --------------------------------------------------------- */
 
 uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off);
-void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen);
 /* Say in words where a word comes from. */
 void rw_describe_word(uint64_t word, char *buf, size_t len);
 

@@ -74,7 +74,7 @@ void rw_describe_word(uint64_t word, char *buf, size_t len)
 			 (long long)off);
 }
 
-void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, uint32_t gen)
+void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, unsigned int gen)
 {
 	uint64_t *w = buf, first = rw_word(f->model->tag, gen, off);
 
@@ -383,6 +383,26 @@ static void wrong(const struct rw_model *m, const char *how, off_t at, const uin
 		more);
 }
 
+void rw_check(struct rw_file *f, const char *how, const void *buf, off_t off, size_t len)
+{
+	struct rw_model *m = f->model;
+
+	if (off % CELL)
+		rw_broken("rw_check: offset %lld", (long long)off);
+	room(m, off + (off_t)len);
+	for (size_t at = 0; at < len; at += CELL) {
+		const uint64_t *got = (const uint64_t *)((const char *)buf + at);
+		const struct cell *c = &m->cells[(off + (off_t)at) / CELL];
+		size_t bytes = len - at < CELL ? len - at : CELL;
+		bool ok = false;
+
+		for (unsigned int i = 0; i < c->n && !ok; i++)
+			ok = cell_is(got, &c->alt[i], bytes);
+		if (!ok)
+			wrong(m, how, off + (off_t)at, got, c, bytes);
+	}
+}
+
 static void compare(struct rw_model *m, const char *how, int fd, char *buf, off_t size)
 {
 	off_t at = 0;
@@ -400,17 +420,7 @@ static void compare(struct rw_model *m, const char *how, int fd, char *buf, off_
 		if (n < (ssize_t)ask && at + n < size)
 			rw_fail("%s of \"%s\" at offset %lld: %zd bytes, expected %zu", how,
 				m->file.name, (long long)at, n, ask);
-		for (off_t k = 0; k < n && at + k < size; k += CELL) {
-			const uint64_t *got = (const uint64_t *)(buf + k);
-			const struct cell *c = &m->cells[(at + k) / CELL];
-			size_t bytes = size - at - k < CELL ? (size_t)(size - at - k) : CELL;
-			bool ok = false;
-
-			for (unsigned int i = 0; i < c->n && !ok; i++)
-				ok = cell_is(got, &c->alt[i], bytes);
-			if (!ok)
-				wrong(m, how, at + k, got, c, bytes);
-		}
+		rw_check(&m->file, how, buf, at, n < size - at ? (size_t)n : (size_t)(size - at));
 		at += n;
 		rw_progress();
 	}

@@ -44,7 +44,8 @@ struct request {
 	unsigned int sqe_flags;
 	off_t off; /* of a write */
 	size_t len;
-	void *buf;
+	void *buf;  /* of the ring's arena */
+	void *data; /* what is written: buf, or memory of the test's own */
 	struct iocb iocb;
 };
 
@@ -203,6 +204,7 @@ static struct request *take(struct rw_ring *r, const struct rw_op *op)
 		q->sqe_flags = 0;
 		q->off = 0;
 		q->len = 0;
+		q->data = q->buf;
 		r->busy++;
 		return q;
 	}
@@ -268,11 +270,11 @@ static void queue_write(struct rw_ring *r, struct request *q, int rwf, unsigned 
 {
 	struct io_uring_sqe sqe = { 0 };
 
-	if (r->kind->fixed)
+	if (r->kind->fixed && q->data == q->buf)
 		io_uring_prep_write_fixed(&sqe, q->op.file->fd, q->buf, (unsigned int)q->len,
 					  (uint64_t)q->off, (int)(q - r->requests));
 	else
-		io_uring_prep_write(&sqe, q->op.file->fd, q->buf, (unsigned int)q->len,
+		io_uring_prep_write(&sqe, q->op.file->fd, q->data, (unsigned int)q->len,
 				    (uint64_t)q->off);
 	sqe.rw_flags = rwf;
 	sqe.flags |= (__u8)(sqe_flags | (r->kind->async ? IOSQE_ASYNC : 0));
@@ -284,7 +286,7 @@ static void write_aio(struct rw_ring *r, struct request *q, int rwf)
 	struct iocb *p = &q->iocb;
 	int ret;
 
-	io_prep_pwrite(p, q->op.file->fd, q->buf, q->len, q->off);
+	io_prep_pwrite(p, q->op.file->fd, q->data, q->len, q->off);
 	p->aio_rw_flags = rwf;
 	p->data = q;
 	rw_enter("io_submit (a direct write)");
@@ -297,8 +299,7 @@ static void write_aio(struct rw_ring *r, struct request *q, int rwf)
 	rw_progress();
 }
 
-static struct request *take_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
-				  unsigned int promise)
+static struct request *take_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len)
 {
 	struct request *q = take(r, &(struct rw_op){ "write", f, (long)len });
 
@@ -306,21 +307,34 @@ static struct request *take_write(struct rw_ring *r, struct rw_file *f, off_t of
 		rw_broken("rw_write: %zu bytes at %lld", len, (long long)off);
 	q->off = off;
 	q->len = len;
-	rw_fill(f, q->buf, off, len, promise);
 	return q;
 }
 
-void rw_write_promised(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
-		       unsigned int promise, int rwf)
+static void submit_write(struct rw_ring *r, struct request *q, int rwf)
 {
-	struct request *q = take_write(r, f, off, len, promise);
-
 	if (r->kind->aio) {
 		write_aio(r, q, rwf);
 		return;
 	}
 	queue_write(r, q, rwf, 0);
 	submit(r, "io_uring_enter (submit a direct write)", 0);
+}
+
+void rw_write_promised(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
+		       unsigned int promise, int rwf)
+{
+	struct request *q = take_write(r, f, off, len);
+
+	rw_fill(f, q->buf, off, len, promise);
+	submit_write(r, q, rwf);
+}
+
+void rw_write_from(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, void *buf)
+{
+	struct request *q = take_write(r, f, off, len);
+
+	q->data = buf;
+	submit_write(r, q, 0);
 }
 
 void rw_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, int rwf)
@@ -331,7 +345,10 @@ void rw_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, int r
 void rw_queue_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
 		    unsigned int sqe_flags)
 {
-	queue_write(r, take_write(r, f, off, len, rw_promise(f, off, len)), 0, sqe_flags);
+	struct request *q = take_write(r, f, off, len);
+
+	rw_fill(f, q->buf, off, len, rw_promise(f, off, len));
+	queue_write(r, q, 0, sqe_flags);
 }
 
 void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off, off_t len,

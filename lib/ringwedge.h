@@ -167,6 +167,8 @@ void rw_race_cancelled(struct rw_file *f, struct rw_change c);
 void rw_unordered(struct rw_file *f);
 /* Contents, size and neighbours, by direct and by cached reads: any other word is a FAIL. */
 void rw_verify(struct rw_file *f);
+/* The same for `len` bytes at `off` that were read as `how` says: "read through a mapping". */
+void rw_check(struct rw_file *f, const char *how, const void *buf, off_t off, size_t len);
 
 /*
  * No open file but f->fd writes to it any more, neither a task's nor one that the kernel forgot
@@ -209,6 +211,10 @@ void rw_write(struct rw_ring *ring, struct rw_file *f, off_t off, size_t len, in
 unsigned int rw_promise(struct rw_file *f, off_t off, size_t len);
 void rw_write_promised(struct rw_ring *ring, struct rw_file *f, off_t off, size_t len,
 		       unsigned int promise, int rwf);
+/* What the promised write is to hold, for a test that writes it by other means than a ring. */
+void rw_fill(struct rw_file *f, void *buf, off_t off, size_t len, unsigned int promise);
+/* Submit a direct write of memory of the test's own. What the file holds then, it says itself. */
+void rw_write_from(struct rw_ring *ring, struct rw_file *f, off_t off, size_t len, void *buf);
 /*
  * Submit fallocate(2) as a request of the ring itself; it must end with res == 0 and, if it
  * `must_wait`, not before the gate was opened.
