@@ -128,10 +128,13 @@ bool rw_device_busy(void)
 
 /* ---- the guardian -------------------------------------------------------- */
 
-/* Waits the task for direct I/O? (Locks are not seen: /proc/PID/stack leaves out __sched code.) */
+/*
+ * Waits the task for direct I/O, or, in a freeze, for the writers themselves? (Locks are not seen:
+ * /proc/PID/stack leaves out __sched code. What a freeze does later has a function of its own.)
+ */
 static bool in_drain(const char *stack)
 {
-	return strstr(stack, "dio_wait") != NULL;
+	return strstr(stack, "dio_wait") || !strncmp(stack, "freeze_super", 12);
 }
 
 /* A writer asleep on its way down holds locks: then any sleep of the caller is explained. */
@@ -193,7 +196,7 @@ static void set_state(enum rw_gate_state state)
 	rw_futex_wake(&rw_shared->gate_state);
 }
 
-static int inner_fd = -1;
+static int inner_fd = -1; /* a directory of the filesystem under test */
 
 static void thaw(int fd)
 {
@@ -201,6 +204,31 @@ static void thaw(int fd)
 	while (ioctl(fd, FITHAW, 0) && errno == EINTR)
 		;
 	set_state(RW_GATE_OPEN);
+}
+
+/* Says so before: whoever waited for it looks at once. */
+static void thaw_inner(void)
+{
+	if (atomic_exchange(&rw_shared->frozen, 0) && ioctl(inner_fd, FITHAW, 0))
+		atomic_store(&rw_shared->frozen, 1);
+}
+
+/* The test's tasks are dying. One that is in FIFREEZE ends that first: thaw until all are gone. */
+static void outlive_test(void)
+{
+	static struct rw_task t[RW_MAX_TASKS];
+	uint64_t end = rw_now_ns() + 5000 * RW_MS;
+	bool alive;
+
+	do {
+		unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, false);
+
+		alive = false;
+		for (unsigned int i = 0; i < n; i++)
+			alive |= t[i].state != 'Z' && t[i].state != 'X';
+		ioctl(inner_fd, FITHAW, 0);
+		poll(NULL, 0, alive ? 10 : 0);
+	} while (alive && rw_now_ns() < end);
 }
 
 static bool parent_alive(int life)
@@ -222,11 +250,14 @@ static void guard(int fd, int life)
 		switch ((enum rw_gate_order)order) {
 		case RW_GATE_IDLE:
 			/* Bounded, because the parent's death does not wake a futex. */
-			rw_futex_wait(&rw_shared->gate_order, order, shut ? 10 : 200);
-			if (!shut || !submission_stuck(&q))
+			rw_futex_wait(&rw_shared->gate_order, order,
+				      shut || atomic_load(&rw_shared->frozen) ? 10 : 200);
+			if (!submission_stuck(&q))
 				continue;
-			thaw(fd);
+			if (shut)
+				thaw(fd);
 			shut = false;
+			thaw_inner();
 			break;
 		case RW_GATE_DO_SHUT:
 			atomic_store(&rw_shared->gate_error, 0);
@@ -261,7 +292,7 @@ static void guard(int fd, int life)
 	}
 	if (shut)
 		thaw(fd);
-	ioctl(inner_fd, FITHAW, 0); /* killed between the two lines of quiesce() */
+	outlive_test();
 }
 
 /* ---- the parent's side --------------------------------------------------- */
@@ -397,6 +428,48 @@ static void quiesce(void)
 	for (uint64_t end = rw_now_ns() + 1000 * RW_MS; rw_device_in_flight(NULL) > 0;)
 		if (rw_now_ns() > end)
 			rw_broken("I/O in flight at an idle /dev/%s", device);
+}
+
+/* By a process of its own, because the thaw waits for a freeze that hangs (s_umount). */
+void rw_thaw_left(void)
+{
+	uint64_t end = rw_now_ns() + 2000 * RW_MS;
+	pid_t pid;
+
+	if (!rw_gate_exists() || !atomic_load(&rw_shared->frozen))
+		return;
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_NAME, "rw-thaw");
+		thaw_inner();
+		_exit(0);
+	}
+	while (pid > 0 && !waitpid(pid, NULL, WNOHANG) && rw_now_ns() < end)
+		poll(NULL, 0, 1);
+}
+
+void rw_freeze(void)
+{
+	if (!rw_gate_exists())
+		rw_skip("needs a gate: a filesystem that others use is not frozen");
+	atomic_store(&rw_shared->frozen, 1);
+	rw_futex_wake(&rw_shared->gate_order); /* for a look at `frozen` */
+	rw_enter("FIFREEZE");
+	rw_leave("FIFREEZE", ioctl(inner_fd, FIFREEZE, 0), RW_FAIL, __FILE__, __LINE__);
+}
+
+bool rw_is_frozen(void)
+{
+	return atomic_load(&rw_shared->frozen);
+}
+
+void rw_thaw(void)
+{
+	if (!rw_is_frozen())
+		return; /* the guardian has, for a submission that may sleep */
+	rw_enter("FITHAW");
+	rw_leave("FITHAW", ioctl(inner_fd, FITHAW, 0), RW_FAIL, __FILE__, __LINE__);
+	atomic_store(&rw_shared->frozen, 0);
 }
 
 void rw_gate_shut(void)

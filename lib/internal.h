@@ -55,6 +55,7 @@ struct rw_shared {
 	_Atomic int caller; /* tid that makes the call under test; 0: none, watch io-wq */
 
 	_Atomic int may_block; /* in a submission that is allowed to sleep (io_submit) */
+	_Atomic int frozen;    /* rw_freeze() was called, and nobody has thawed since */
 
 	_Atomic unsigned int held;     /* steps in which the gate held a write */
 	_Atomic unsigned int not_held; /* steps in which it held none */
@@ -188,6 +189,8 @@ void rw_gate_request(enum rw_gate_order order);
 bool rw_gate_busy(void);
 bool rw_gate_is_shut(void);
 bool rw_gate_exists(void);
+/* In the parent: thaw the filesystem under test if the variant left it frozen. */
+void rw_thaw_left(void);
 /* Reads and writes in flight at the device that holds `dir`; -1 when it has no counter. */
 int rw_device_in_flight(unsigned int *writes);
 /* Is it, or what its image lies on, at work on anything? Dearer: looks at all tasks. */

@@ -276,6 +276,7 @@ static void run_variant(unsigned int i, struct rw_outcome *o)
 
 		if (left)
 			blame_orphan(left, o);
+		rw_thaw_left(); /* a helper may have come to the end of its FIFREEZE only now */
 	}
 	check_kernel_log(&k, name, o, log, sizeof(log));
 	if (o->verdict == RW_PASS && (rw_taint() & ~taint)) {

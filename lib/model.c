@@ -312,6 +312,43 @@ void rw_race_cancelled(struct rw_file *f, struct rw_change c)
 	race(f, c, true);
 }
 
+/* Take it off the list of those on their way. */
+static struct write come_to_end(struct rw_model *m, const struct rw_io *io)
+{
+	unsigned int i = 0;
+	struct write w;
+
+	while (i < m->n_writes && m->writes[i].gen != io->promise)
+		i++;
+	if (i == m->n_writes || !io->done)
+		rw_broken("the end of a write that was not reaped, or told of before");
+	w = m->writes[i];
+	m->writes[i] = m->writes[--m->n_writes];
+	return w;
+}
+
+void rw_not_written(struct rw_file *f, const struct rw_io *io)
+{
+	come_to_end(f->model, io);
+}
+
+void rw_ended(struct rw_file *f, const struct rw_io *io)
+{
+	struct rw_model *m = f->model;
+	struct write w = come_to_end(m, io);
+
+	if (io->res > 0) {
+		w.len = io->res;
+		apply_write(m, &w);
+		return;
+	}
+	for (off_t at = w.off; io->res && at < w.off + w.len; at += CELL) {
+		if ((size_t)(at / CELL) >= m->n_cells)
+			break; /* behind the end, which a write that failed does not move */
+		add(&m->cells[at / CELL], (struct alt){ rw_word(m->tag, w.gen, at), CELL });
+	}
+}
+
 void rw_unordered(struct rw_file *f)
 {
 	struct rw_model *m = f->model;

@@ -42,10 +42,11 @@ struct request {
 	struct rw_op op;
 	unsigned int serial;
 	unsigned int sqe_flags;
-	off_t off; /* of a write */
+	off_t off; /* of a write or read */
 	size_t len;
-	void *buf;  /* of the ring's arena */
-	void *data; /* what is written: buf, or memory of the test's own */
+	struct rw_io *io; /* NULL: not by rw_submit() */
+	void *buf;	  /* of the ring's arena */
+	void *data;	  /* what is written: buf, or memory of the test's own */
 	struct iocb iocb;
 };
 
@@ -205,6 +206,7 @@ static struct request *take(struct rw_ring *r, const struct rw_op *op)
 		q->off = 0;
 		q->len = 0;
 		q->data = q->buf;
+		q->io = NULL;
 		r->busy++;
 		return q;
 	}
@@ -266,30 +268,32 @@ void rw_queue(struct rw_ring *r, const struct io_uring_sqe *sqe, const struct rw
 	queue(r, sqe, take(r, op));
 }
 
-static void queue_write(struct rw_ring *r, struct request *q, int rwf, unsigned int sqe_flags)
+static void queue_rw(struct rw_ring *r, struct request *q, int rwf, unsigned int sqe_flags)
 {
+	bool read = q->io && q->io->read, fixed = r->kind->fixed && q->data == q->buf;
 	struct io_uring_sqe sqe = { 0 };
 
-	if (r->kind->fixed && q->data == q->buf)
-		io_uring_prep_write_fixed(&sqe, q->op.file->fd, q->buf, (unsigned int)q->len,
-					  (uint64_t)q->off, (int)(q - r->requests));
-	else
-		io_uring_prep_write(&sqe, q->op.file->fd, q->data, (unsigned int)q->len,
-				    (uint64_t)q->off);
+	io_uring_prep_rw(fixed	? read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED
+			 : read ? IORING_OP_READ
+				: IORING_OP_WRITE,
+			 &sqe, q->op.file->fd, q->data, (unsigned int)q->len, (uint64_t)q->off);
+	if (fixed)
+		sqe.buf_index = (uint16_t)(q - r->requests);
 	sqe.rw_flags = rwf;
 	sqe.flags |= (__u8)(sqe_flags | (r->kind->async ? IOSQE_ASYNC : 0));
 	queue(r, &sqe, q);
 }
 
-static void write_aio(struct rw_ring *r, struct request *q, int rwf)
+static void submit_aio(struct rw_ring *r, struct request *q, int rwf)
 {
 	struct iocb *p = &q->iocb;
 	int ret;
 
-	io_prep_pwrite(p, q->op.file->fd, q->data, q->len, q->off);
+	(q->io && q->io->read ? io_prep_pread : io_prep_pwrite)(p, q->op.file->fd, q->data, q->len,
+								q->off);
 	p->aio_rw_flags = rwf;
 	p->data = q;
-	rw_enter("io_submit (a direct write)");
+	rw_enter("io_submit (direct I/O)");
 	atomic_store(&rw_shared->may_block, 1);
 	ret = io_submit(r->aio, 1, &p);
 	atomic_store(&rw_shared->may_block, 0);
@@ -310,14 +314,14 @@ static struct request *take_write(struct rw_ring *r, struct rw_file *f, off_t of
 	return q;
 }
 
-static void submit_write(struct rw_ring *r, struct request *q, int rwf)
+static void submit_rw(struct rw_ring *r, struct request *q, int rwf)
 {
 	if (r->kind->aio) {
-		write_aio(r, q, rwf);
+		submit_aio(r, q, rwf);
 		return;
 	}
-	queue_write(r, q, rwf, 0);
-	submit(r, "io_uring_enter (submit a direct write)", 0);
+	queue_rw(r, q, rwf, 0);
+	submit(r, "io_uring_enter (submit direct I/O)", 0);
 }
 
 void rw_write_promised(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
@@ -326,7 +330,7 @@ void rw_write_promised(struct rw_ring *r, struct rw_file *f, off_t off, size_t l
 	struct request *q = take_write(r, f, off, len);
 
 	rw_fill(f, q->buf, off, len, promise);
-	submit_write(r, q, rwf);
+	submit_rw(r, q, rwf);
 }
 
 void rw_write_from(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, void *buf)
@@ -334,7 +338,7 @@ void rw_write_from(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, 
 	struct request *q = take_write(r, f, off, len);
 
 	q->data = buf;
-	submit_write(r, q, 0);
+	submit_rw(r, q, 0);
 }
 
 void rw_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len, int rwf)
@@ -348,7 +352,63 @@ void rw_queue_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
 	struct request *q = take_write(r, f, off, len);
 
 	rw_fill(f, q->buf, off, len, rw_promise(f, off, len));
-	queue_write(r, q, 0, sqe_flags);
+	queue_rw(r, q, 0, sqe_flags);
+}
+
+static void io_prepare(struct rw_file *f, struct rw_io *io, char *buf)
+{
+	if (io->len > (size_t)RW_MAX_WRITE || io->off % 512 || io->len % 512)
+		rw_broken("rw_submit: %zu bytes at %lld", io->len, (long long)io->off);
+	io->done = false;
+	if (io->read) {
+		memset(buf, 0xee, io->len);
+	} else {
+		io->promise = rw_promise(f, io->off, io->len);
+		rw_fill(f, buf, io->off, io->len, io->promise);
+	}
+	if (io->valid)
+		rw_set_up(mprotect(buf + io->valid, (size_t)RW_MAX_WRITE - io->valid, PROT_NONE));
+}
+
+static void io_done(struct rw_file *f, struct rw_io *io, char *buf, long res)
+{
+	if (io->valid)
+		rw_set_up(mprotect(buf, RW_MAX_WRITE, PROT_READ | PROT_WRITE));
+	if (io->read && res > 0)
+		rw_check(f, "asynchronous read", buf, io->off, (size_t)res);
+	io->res = res;
+	io->done = true;
+}
+
+static void io_at_once(struct rw_file *f, struct rw_io *io)
+{
+	char *buf = memory(NULL, RW_MAX_WRITE, MAP_PRIVATE);
+	const struct iovec iov = { buf, io->len };
+	ssize_t n;
+
+	io_prepare(f, io, buf);
+	rw_enter(io->read ? "preadv2" : "pwritev2");
+	n = (io->read ? preadv2 : pwritev2)(f->fd, &iov, 1, io->off, io->rwf);
+	n = n < 0 ? -errno : n;
+	rw_returned();
+	io_done(f, io, buf, n);
+	munmap(buf, RW_MAX_WRITE);
+}
+
+void rw_submit(struct rw_ring *r, struct rw_file *f, struct rw_io *io)
+{
+	struct request *q;
+
+	if (!r) {
+		io_at_once(f, io);
+		return;
+	}
+	q = take(r, &(struct rw_op){ io->read ? "read" : "write", f, RW_ANY });
+	q->io = io;
+	q->off = io->off;
+	q->len = io->len;
+	io_prepare(f, io, q->buf);
+	submit_rw(r, q, io->rwf);
 }
 
 void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off, off_t len,
@@ -416,6 +476,8 @@ static void finish(struct rw_ring *r, struct request *q, long res)
 		rw_fail("%s completed while a direct write submitted before it was in flight",
 			q->op.what);
 	check_order(r, q);
+	if (q->io)
+		io_done(q->op.file, q->io, q->buf, res);
 	q->busy = false;
 	r->busy--;
 }
@@ -449,6 +511,24 @@ static void reap_aio(struct rw_ring *r)
 	if (ret != 1)
 		rw_fail("io_getevents: %s", ret < 0 ? strerror(-ret) : "no event");
 	finish(r, e.data, (long)e.res);
+}
+
+unsigned int rw_reap_ready(struct rw_ring *r)
+{
+	unsigned int before = r->busy;
+	struct timespec now = { 0, 0 };
+	struct io_uring_cqe *cqe;
+	struct io_event e;
+
+	while (r->kind->aio && io_getevents(r->aio, 0, 1, &e, &now) == 1)
+		finish(r, e.data, (long)e.res);
+	if (r->kind->setup & IORING_SETUP_DEFER_TASKRUN)
+		io_uring_get_events(&r->uring);
+	while (!r->kind->aio && !io_uring_peek_cqe(&r->uring, &cqe)) {
+		finish(r, io_uring_cqe_get_data(cqe), cqe->res);
+		io_uring_cqe_seen(&r->uring, cqe);
+	}
+	return before - r->busy;
 }
 
 void rw_reap(struct rw_ring *r)

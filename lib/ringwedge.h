@@ -241,8 +241,31 @@ void rw_submit_queued(struct rw_ring *ring, unsigned int wait_nr);
 bool rw_has_opcode(const struct rw_ring *ring, int opcode);
 /* From here on what was submitted may end with -ECANCELED or -EINTR, too. */
 void rw_may_cancel(struct rw_ring *ring);
+/*
+ * A direct read or write whose result the test judges itself: it is in `res` when `done`. What is
+ * read is compared with what the file must hold when it is reaped; of a write, the model is to be
+ * told the end with rw_ended(). It must stay in place until it is reaped.
+ */
+struct rw_io {
+	bool read;
+	off_t off;
+	size_t len; /* at most RW_MAX_WRITE */
+	int rwf;
+	size_t valid; /* the rest of the buffer faults (whole pages); 0: all of it is there */
+	bool done;
+	long res;
+	unsigned int promise;
+};
+/* `ring` NULL: by preadv2(2) or pwritev2(2), which is done at once. */
+void rw_submit(struct rw_ring *ring, struct rw_file *f, struct rw_io *io);
+/* The write ended with io->res: that many bytes are there; of one that failed, any sector may be. */
+void rw_ended(struct rw_file *f, const struct rw_io *io);
+/* The write was refused, or failed before its first byte: nothing of it may be there. */
+void rw_not_written(struct rw_file *f, const struct rw_io *io);
 /* Wait for everything submitted; each result must be the exact one. */
 void rw_reap(struct rw_ring *ring);
+/* Reap what has completed, without waiting. Returns how many. */
+unsigned int rw_reap_ready(struct rw_ring *ring);
 /* How many of the ring's requests are not reaped. */
 unsigned int rw_unreaped(const struct rw_ring *ring);
 void rw_ring_close(struct rw_ring *ring);
@@ -287,6 +310,15 @@ struct rw_helper rw_start(void (*call)(const void *), const void *arg);
 void rw_kill(struct rw_helper *h);
 /* Wait for its end. It is a FAIL when a signal killed it, other than by rw_kill(). */
 void rw_join(struct rw_helper h);
+
+/*
+ * FIFREEZE and FITHAW of the filesystem under test; SKIP without a gate. However the variant ends,
+ * the filesystem is thawed.
+ */
+void rw_freeze(void);
+void rw_thaw(void);
+/* It is not any more when the guardian had to thaw for a submission that may sleep (io_submit). */
+bool rw_is_frozen(void);
 
 /* Who makes a call: the ring's owner itself, or another task. */
 struct rw_who {

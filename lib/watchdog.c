@@ -399,6 +399,11 @@ static const char *put_down(const struct watch *w, struct rw_outcome *o, FILE *f
 			if (wait_dead(w, KILL_WAIT))
 				how = "unkillable until the gate was opened";
 		}
+		if (!all_dead(w) && atomic_load(&rw_shared->frozen)) {
+			rw_thaw_left();
+			if (wait_dead(w, KILL_WAIT))
+				how = "unkillable until the filesystem was thawed";
+		}
 		o->unkillable = !all_dead(w);
 	}
 	if (f)
@@ -522,6 +527,7 @@ static void interrupted(const struct watch *w, struct rw_outcome *o)
 	if (rw_gate_exists())
 		rw_gate_request(RW_GATE_DO_OPEN);
 	signal_all(w, SIGKILL);
+	rw_thaw_left();
 	o->unkillable = !wait_dead(w, KILL_WAIT);
 	waitpid(w->child, NULL, WNOHANG);
 	o->verdict = RW_BROKEN;
@@ -565,6 +571,7 @@ void rw_watch(pid_t child, const char *variant, struct rw_outcome *o)
 	/* A verdict given with the gate shut must not leave it so. */
 	if (rw_gate_exists() && (rw_gate_is_shut() || rw_gate_busy()))
 		rw_gate_request(RW_GATE_DO_OPEN);
+	rw_thaw_left();
 	o->seconds = (double)(rw_now_ns() - start) / 1e9;
 	close(w.pidfd);
 	rw_kmsg_close(&w.kmsg);

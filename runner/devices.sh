@@ -118,18 +118,21 @@ tear_down() {
 	return 1
 }
 
-# SIGKILL every process of a run and open its gate, without which some could not die.
+# SIGKILL every process of a run and thaw its filesystems, without which some could not die.
 kill_processes() {
-	local folder=$1 end=$((SECONDS + 5)) pids points point
+	local folder=$1 end=$((SECONDS + 5)) pids points point name
 
 	while ((SECONDS <= end)); do
 		read -rd '' -a pids <<< "$(processes_of "$folder")"
 		((${#pids[@]})) && kill -KILL "${pids[@]}" 2> /dev/null
 		mapfile -t points <<< "$(mounts_of "$folder")"
-		for point in "${points[@]}"; do
-			[[ $point == */outer ]] && tool fsfreeze --unfreeze "$point"
+		# The inner one last: its thaw writes. And both after the last process, which might have frozen it.
+		for name in outer inner; do
+			for point in "${points[@]}"; do
+				[[ $point == */$name ]] && tool fsfreeze --unfreeze "$point"
+			done
 		done
-		((${#pids[@]})) || return 0 # and thawed after the last one, which might have frozen it
+		((${#pids[@]})) || return 0
 		sleep 0.1
 	done
 	REASON="held by process ${pids[*]}, which cannot be killed: reboot the kernel"
