@@ -150,10 +150,20 @@ static bool writer_asleep(const struct rw_task *t, unsigned int n, pid_t caller)
 static bool settled(struct rw_quiet *q, bool stacks)
 {
 	static struct rw_task t[RW_MAX_TASKS];
+	static struct rw_quiet drain;
 	pid_t caller = atomic_load(&rw_shared->caller);
 	unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, stacks);
 	uint64_t quiet;
 
+	/* A poller that is being ended spins for as long as writes are in flight. */
+	for (unsigned int i = 0; stacks && caller > 0 && i < n; i++) {
+		if (t[i].tid != caller)
+			continue;
+		rw_look_quiet(&drain, &t[i], 1, 0);
+		if (in_drain(t[i].stack) && drain.since &&
+		    rw_now_ns() - drain.since >= 20 * SETTLED)
+			return true;
+	}
 	rw_look_quiet(q, t, n, 0);
 	if (!q->since)
 		return false;

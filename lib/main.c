@@ -452,6 +452,24 @@ static unsigned int choose(unsigned int *chosen, char **names)
 	return n;
 }
 
+static void describe(const unsigned int *chosen, char **names, unsigned int n)
+{
+	const char **wedge = calloc(n + 1, sizeof(*wedge));
+	const void *at[RW_AXES];
+	unsigned int n_wedge = 0;
+	char name[256];
+
+	if (!wedge)
+		die("out of memory");
+	for (unsigned int i = 0; rw_test.wedges && i < n; i++) {
+		variant_at(chosen[i], at, name, sizeof(name));
+		if (rw_test.wedges(at))
+			wedge[n_wedge++] = names[i];
+	}
+	rw_describe((const char *const *)names, n, wedge);
+	free(wedge);
+}
+
 static void check_place(void)
 {
 	char why[256];
@@ -529,7 +547,7 @@ int main(int argc, char **argv)
 	if (!n)
 		die("no variant matches (see --list)");
 	if (show == O_DESCRIBE) {
-		rw_describe((const char *const *)names, n);
+		describe(chosen, names, n);
 	} else if (show == O_LIST) {
 		for (unsigned int i = 0; i < n; i++)
 			puts(names[i]);

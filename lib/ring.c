@@ -150,18 +150,26 @@ void rw_adopt(struct rw_ring *r)
 	memory(r->arena, r->depth * RW_MAX_WRITE, MAP_PRIVATE | MAP_FIXED);
 }
 
+static unsigned long pinned_kib(void)
+{
+	char buf[4096];
+	const char *at = NULL;
+
+	if (rw_slurp("/proc/self/status", buf, sizeof(buf)) > 0)
+		at = strstr(buf, "\nVmPin:");
+	return at ? strtoul(at + strlen("\nVmPin:"), NULL, 10) : 0;
+}
+
 void rw_unpinned(void)
 {
 	uint64_t end = rw_until(20000);
-	char buf[4096];
+	unsigned long kib;
 
 	rw_enter("wait until no memory is pinned");
-	while (rw_slurp("/proc/self/status", buf, sizeof(buf)) > 0 && strstr(buf, "\nVmPin:") &&
-	       strtoul(strstr(buf, "\nVmPin:") + 7, NULL, 10)) {
+	while ((kib = pinned_kib())) {
 		if (rw_now_ns() > end)
-			rw_fail("memory that was registered with a ring stays pinned: %.30s",
-				strstr(buf, "\nVmPin:") + 1);
-		poll(NULL, 0, 1); /* a ring gives it back in a worker of the kernel */
+			rw_fail("%lu KiB that were registered with a ring stay pinned", kib);
+		poll(NULL, 0, 1); /* a ring gives them back in a worker of the kernel */
 		rw_progress();
 	}
 	rw_returned();

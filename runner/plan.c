@@ -20,6 +20,7 @@ static const char usage[] =
 	"are named when all are meant.\n"
 	"  --config NAME|GLOB, --group NAME, --exclude NAME|GLOB, --variant NAME|GLOB  "
 	"(repeatable)\n"
+	"  --wedge             also variants that, on a kernel with their bug, need a reboot\n"
 	"  --directory         the tests run in a directory: the only configuration is \"dir\"\n"
 	"  --shard I/N  --shuffle  --seed N\n"
 	"  --journal FILE      append a \"plan\" event for each line\n"
@@ -240,6 +241,8 @@ static void choose_tests(void)
 	for (i = 0; i < nr_tests; i++) {
 		bool in_group = test_in(&groups, &test[i]);
 
+		if (json_array_size(json_object_get(test[i].describe, "wedge")))
+			in_group |= matches(&groups, "wedge");
 		test[i].wanted = matches(&names, test[i].name) || in_group;
 		any |= in_group;
 	}
@@ -273,6 +276,26 @@ static void choose_configs(void)
 	}
 }
 
+static bool wedge_wanted; /* --wedge */
+static size_t nr_left_out;
+
+/* Left to who asks for it, by --wedge or by the name of the test, variant or group. */
+static bool leave_out(const struct test *t, const char *variant)
+{
+	const json_t *wedge;
+	bool any = false;
+	size_t i;
+
+	json_array_foreach(json_object_get(t->describe, "wedge"), i, wedge)
+		any |= !strcmp(json_string_value(wedge), variant);
+	if (!any || matches(&excludes, "wedge"))
+		return any;
+	if (wedge_wanted || names.nr || variants.nr || matches(&groups, "wedge"))
+		return false;
+	nr_left_out++;
+	return true;
+}
+
 /* The test's variants that are wanted; the reference is the caller's. */
 static json_t *choose_variants(const struct test *t)
 {
@@ -284,7 +307,7 @@ static json_t *choose_variants(const struct test *t)
 		char *full = format("%s/%s", t->name, name);
 		bool excluded = matches(&excludes, full);
 
-		if (!excluded && (!variants.nr || matches(&variants, name)))
+		if (!excluded && (!variants.nr || matches(&variants, name)) && !leave_out(t, name))
 			json_array_append(chosen, variant);
 		free(full);
 	}
@@ -445,6 +468,8 @@ static void print_dry_run(void)
 		sum += json_array_size(unit[i].variants);
 	}
 	printf("%zu variants, %zu test programs to start\n", sum, nr_units);
+	if (nr_left_out)
+		printf("%zu variants of group wedge left out (--wedge)\n", nr_left_out);
 }
 
 static void print_units(void)
@@ -499,6 +524,7 @@ int main(int argc, char **argv)
 		CONFIGS = 1,
 		TESTS,
 		DIRECTORY,
+		WEDGE,
 		SHARD,
 		SHUFFLE,
 		SEED,
@@ -515,6 +541,7 @@ int main(int argc, char **argv)
 		{ "exclude", required_argument, NULL, 'x' },
 		{ "variant", required_argument, NULL, 'v' },
 		{ "directory", no_argument, NULL, DIRECTORY },
+		{ "wedge", no_argument, NULL, WEDGE },
 		{ "shard", required_argument, NULL, SHARD },
 		{ "shuffle", no_argument, NULL, SHUFFLE },
 		{ "seed", required_argument, NULL, SEED },
@@ -552,6 +579,9 @@ int main(int argc, char **argv)
 			break;
 		case DIRECTORY:
 			directory = true;
+			break;
+		case WEDGE:
+			wedge_wanted = true;
 			break;
 		case SHARD:
 			parse_shard(optarg, &index, &count);
@@ -614,6 +644,9 @@ int main(int argc, char **argv)
 		shuffle_units(seed);
 	for (i = 0; journal && i < nr_units; i++)
 		write_plan(journal, &unit[i]);
+	if (journal && nr_left_out)
+		journal_append(journal, json_pack("{s:s, s:I}", "event", "left-out", "wedge",
+						  (json_int_t)nr_left_out));
 	if (dry_run)
 		print_dry_run();
 	else

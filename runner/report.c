@@ -59,6 +59,7 @@ struct test {
 static json_t *events; /* all of the journal, for as long as we run */
 static json_t *run_start, *run_end;
 static json_t *guest; /* what the kernel in the virtual machine said of itself */
+static json_int_t left_out; /* variants of group wedge */
 static struct test *test;
 static size_t nr_tests;
 /* "config/test" to index of test, "config/test/variant" to index in it. */
@@ -194,6 +195,8 @@ static void take_event(json_t *event)
 		guest = event;
 	} else if (!strcmp(kind, "plan")) {
 		take_plan(event);
+	} else if (!strcmp(kind, "left-out")) {
+		left_out = json_integer_value(json_object_get(event, "wedge"));
 	} else if (!strcmp(kind, "test-end")) {
 		test_of(event)->seconds = json_number_value(json_object_get(event, "seconds"));
 	} else if (!strcmp(kind, "start")) {
@@ -386,6 +389,7 @@ static void write_json(const char *path, int status, const char *tainted)
 	for (i = SKIP; i < VERDICTS; i++)
 		json_object_set_new(sums, verdicts[i].name, json_integer(count[i]));
 	json_object_set_new(root, "counts", sums);
+	json_object_set_new(root, "left_out", json_integer(left_out));
 	json_object_set(root, "unexpected_skips", unexpected);
 	for (i = 0; i < nr_tests; i++)
 		json_array_append_new(tests, json_of_test(&test[i]));
@@ -555,6 +559,10 @@ static void print_summary(const char *dir, const char *tainted, bool quiet)
 		printf("FAIL   %s\n", tainted);
 	for (i = 0; !quiet && i < nr_tests; i++)
 		print_by_reason(&test[i], SKIP);
+	if (left_out && !quiet)
+		printf("left out: %lld variants of group wedge, which may cost a reboot "
+		       "(--wedge)\n",
+		       (long long)left_out);
 	for (i = 0; i < ARRAY_SIZE(order); i++)
 		if (count[order[i]] || order[i] == PASS)
 			printf("%s%u %s", i ? ", " : "", count[order[i]], verdicts[order[i]].count);
