@@ -89,6 +89,12 @@ number() {
 	[[ $2 =~ ^(0|[1-9][0-9]{0,17})$ ]] || die "$1 takes a number, not \"$2\""
 }
 
+# range OPTION VALUE LEAST MOST
+range() {
+	[[ $2 =~ ^[1-9][0-9]{0,8}$ ]] && (($2 >= $3 && $2 <= $4)) && return
+	die "$1 takes $3 to $4, not \"$2\""
+}
+
 parse_options() {
 	local parsed iterate='' words=()
 
@@ -138,6 +144,8 @@ parse_options() {
 		--vm) VM=1 VM_KERNEL=$2 ;;
 		--modules) VM_MODULES=$2 ;;
 		--accel) VM_ACCEL=$2 ;;
+		--jobs | --cpus) range "$1" "$2" 1 64 ;;&
+		--memory) range "$1" "$2" 256 1048576 ;;&
 		--jobs | --cpus | --memory | --append | --qemu-arg) VM_OPTIONS+=("$1" "$2") ;;
 		--guest) GUEST=$2 MODE=guest ;;
 		-l | --list) PLAN+=(--list) MODE=plan ;;
@@ -197,7 +205,7 @@ journal() {
 
 # The kernel's configuration, for telling results of different builds apart.
 config_hash() {
-	local sum
+	local sum=''
 
 	if [[ -r /proc/config.gz ]]; then
 		sum=$(gzip -dc /proc/config.gz | sha256sum)

@@ -44,11 +44,11 @@ void vm_option(int option, char *text)
 		break;
 	case VM_CPUS:
 		if (!parse_number(text, 1, 64, &cpus))
-			die("--cpus takes 1 to 64, not \"%s\"", text);
+			die("vm: --cpus %s", text);
 		break;
 	case VM_MEMORY:
 		if (!parse_number(text, 256, 1 << 20, &memory))
-			die("--memory takes 256 MiB or more, not \"%s\"", text);
+			die("vm: --memory %s", text);
 		break;
 	case VM_APPEND:
 		append = text;

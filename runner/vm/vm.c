@@ -537,7 +537,7 @@ int main(int argc, char **argv)
 			break;
 		case JOBS:
 			if (!parse_number(optarg, 1, 64, &number))
-				die("--jobs takes 1 to 64, not \"%s\"", optarg);
+				die("vm: --jobs %s", optarg);
 			nr_jobs = (int)number;
 			break;
 		case SCALE:

@@ -73,8 +73,7 @@ needed_modules() {
 	# An unpacked package has no modules.dep yet.
 	mkdir -p "$base/lib/modules/$version" &&
 		ln -s "$(realpath "$MODULES")"/* "$base/lib/modules/$version/" &&
-		rm -f "$base/lib/modules/$version"/modules.{dep,alias,symbols,softdep,builtin}{,.bin} &&
-		cp "$MODULES"/modules.{builtin,order} "$base/lib/modules/$version/" &&
+		rm -f "$base/lib/modules/$version"/modules.{dep,alias,symbols,softdep,devname,*.bin} &&
 		depmod -b "$base" "$version" 2> /dev/null || return
 	for module in "${GUEST_MODULES[@]}"; do
 		modprobe -S "$version" -d "$base" --show-depends "$module" 2> /dev/null
@@ -141,20 +140,23 @@ prepare_vm() {
 
 # One pass over the plan. Sets FAILED, for --until-fail.
 run_in_vms() {
-	local results status
+	local folder status
 
-	results=$(realpath "$RESULTS")
-	mkdir -p "$results/vm" && make_initramfs "$results/vm" || die "$results/vm: cannot make an initramfs"
-	"$TOOLS/vm/vm" --results "$results" --plan "$PLAN_FILE" --kernel "$IMAGE" \
-		--initramfs "$results/vm/initramfs" --accel "$VM_ACCEL" ${MAP:+--map "$MAP"} \
+	folder=$(realpath "$RESULTS")
+	if ! mkdir -p "$folder/vm" || ! make_initramfs "$folder/vm"; then
+		die "$folder/vm: cannot make an initramfs"
+	fi
+	"$TOOLS/vm/vm" --results "$folder" --plan "$PLAN_FILE" --kernel "$IMAGE" \
+		--initramfs "$folder/vm/initramfs" --accel "$VM_ACCEL" ${MAP:+--map "$MAP"} \
 		--timeout-scale "$SCALE" "${VM_OPTIONS[@]}" -- \
 		env "BUILD=$BUILD" "RINGWEDGE_TESTS=$TESTS" "$TOP/runtests.sh" --seed "$RUN_SEED" \
-		--timeout-scale "$SCALE" -o "$results" "${PASSED_ON[@]}" --guest &
+		--timeout-scale "$SCALE" -o "$folder" "${PASSED_ON[@]}" --guest &
 	SUPERVISE=$!
 	wait "$SUPERVISE"
 	status=$?
 	SUPERVISE=''
-	rm -f "$results/vm/initramfs"
+	rm -f "$folder/vm/initramfs"
 	((status)) && exit 2
+	# shellcheck disable=SC2034 # runtests.sh looks at it
 	grep -qE '"verdict": ?"(FAIL|HANG|BROKEN)"' "$JOURNAL" && FAILED=1
 }
