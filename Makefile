@@ -7,6 +7,7 @@
 #   make run ARGS=... options for runtests.sh
 #   make deps-vm      install what runtests.sh --vm takes, fetch Debian's kernel for a VM
 #   make deps-kernel kernel [KSRC=DIR] [DEBUG=1] [OUT=DIR]   build a kernel for a VM (kernel/build)
+#   make mutants [M=GLOB] [RUNS=N] [KSRC=DIR] [ARGS=...]     score the suite (mutants/run)
 #   make clean
 
 BUILD ?= build
@@ -69,6 +70,10 @@ kernel:
 	@kernel/build $(if $(KSRC),--source '$(KSRC)') $(if $(filter-out 0,$(DEBUG)),--debug) \
 	    $(if $(OUT),--out '$(OUT)')
 
+mutants: suite
+	@mutants/run $(if $(KSRC),--source '$(KSRC)') $(if $(M),--only '$(M)') $(if $(RUNS),--runs '$(RUNS)') \
+	    -- $(ARGS)
+
 run: all
 	./runtests.sh $(ARGS)
 
@@ -78,4 +83,4 @@ check:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps deps-vm deps-kernel kernel run check clean suite
+.PHONY: all deps deps-vm deps-kernel kernel mutants run check clean suite

@@ -62,7 +62,7 @@ shell_is_clean() {
 		esac
 	done | xargs -0 shellcheck -x
 	# Parts that are sourced have no first line.
-	files 'runner/*.sh' | xargs shellcheck -x -s bash
+	files '*/*.sh' | xargs shellcheck -x -s bash
 }
 
 no_mark_left() {

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+#
+# What a run of the suite found, from its results.json ($results) and journal.jsonl ($journal).
+# A kill is a FAIL or a HANG that is not a known bug, with an event of its own: what merely did not
+# end, because the run was ended, is none. Its seconds are counted from the start of its test.
+
+def key: "\(.config)/\(.test)";
+def variant_key: "\(key)/\(.variant)";
+
+($journal | map(select(.event == "start")) | group_by(key) |
+	map({ key: (.[0] | key), value: (map(.time) | min) }) | from_entries) as $begun |
+($journal | map(select((.event == "end" or .event == "check") and
+		(.verdict == "FAIL" or .verdict == "HANG"))) |
+	group_by(variant_key) | map({ key: (.[0] | variant_key), value: .[0].time }) |
+	from_entries) as $ended |
+$results[0] as $r |
+def boot_failure: .reason // "" | startswith("boot failure");
+{
+	found: ([$r.tests[] as $t | $t.variants[] | . + { config: $t.config, test: $t.test } |
+		select((.verdict == "FAIL" or .verdict == "HANG") and $ended[variant_key] and (boot_failure | not)) |
+		{ config, test, variant, verdict, reason,
+		  seconds: (if $begun[key] then
+			($ended[variant_key] - $begun[key]) * 10 | round / 10 else null end),
+		  at: $ended[variant_key] }] | sort_by(.at) | map(del(.at))),
+	boots: ([$r.tests[].variants[] | select(boot_failure)] == []),
+	complete: ($r.complete and ($journal | map(select(.event == "run-end" and .interrupted)) | length) == 0),
+	kernel: ($journal | map(select(.event == "guest") | .kernel) | .[0] // $r.kernel // ""),
+	seconds: (($journal | map(.time // empty) | (max - min)) | round)
+}
