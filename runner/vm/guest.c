@@ -25,7 +25,7 @@
 #define QMP_SECONDS 5.0
 #define STACK_WORDS 256 /* of each CPU, in its dump */
 
-static const char *kernel, *initramfs, *accel = "tcg", *append = "", *map_path;
+static const char *kernel, *initramfs, *accel = "tcg", *append = "", *map_path, *virtiofsd;
 static long long cpus = 2, memory = 2048;
 static char *extra[64];
 static int nr_extra;
@@ -60,6 +60,9 @@ void vm_option(int option, char *text)
 		break;
 	case VM_MAP:
 		map_path = text;
+		break;
+	case VM_VIRTIOFSD:
+		virtiofsd = text;
 		break;
 	}
 }
@@ -100,11 +103,25 @@ static char *escape(const char *path)
 	return out;
 }
 
-static int share(char **argv, const char *tag, const char *path, const char *more)
+static char *fs_name(const struct job *j, const char *tag)
+{
+	return format("ringwedge-%d-%d-%s", (int)getpid(), j->nr, tag);
+}
+
+/* An address in the abstract namespace. Returns its length. */
+static socklen_t address_of(const char *name, struct sockaddr_un *addr)
+{
+	memset(addr, 0, sizeof(*addr));
+	addr->sun_family = AF_UNIX;
+	snprintf(addr->sun_path + 1, sizeof(addr->sun_path) - 1, "%s", name);
+	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name));
+}
+
+/* security_model=none: owners are not kept, so that it works without root. */
+static int share_9p(char **argv, const char *tag, const char *path, const char *more)
 {
 	char *escaped = escape(path);
 
-	/* security_model=none: owners are not kept, so that it works without root. */
 	argv[0] = "-virtfs";
 	argv[1] = format("local,path=%s,mount_tag=%s,security_model=none,multidevs=remap%s",
 			 escaped, tag, more);
@@ -112,7 +129,33 @@ static int share(char **argv, const char *tag, const char *path, const char *mor
 	return 2;
 }
 
-static char **command(const struct job *j)
+/* virtiofsd(1), of QEMU 7.2 or later. It cannot be told to be read-only: the guest's mount is. */
+static int share_virtiofs(struct job *j, char **argv, int nr, const char *tag, const char *path)
+{
+	char *name = fs_name(j, tag), *log_path = format("%s/virtiofsd.txt", j->dir);
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	struct sockaddr_un addr;
+	socklen_t len = address_of(name, &addr);
+
+	if (fd < 0 || log < 0 || bind(fd, (struct sockaddr *)&addr, len) || listen(fd, 1))
+		die("%s: %m", name);
+	j->daemon[nr] = tasks_start((char *[]){ (char *)virtiofsd, format("--fd=%d", fd), "-o",
+						format("source=%s", path), "-o",
+						"cache=auto,sandbox=chroot", NULL },
+				    log);
+	close(fd);
+	close(log);
+	argv[0] = "-chardev";
+	argv[1] = format("socket,id=%s,path=%s,abstract=on", tag, name);
+	argv[2] = "-device";
+	argv[3] = format("vhost-user-fs-pci,chardev=%s,tag=%s", tag, tag);
+	free(name);
+	free(log_path);
+	return 4;
+}
+
+static char **command(struct job *j)
 {
 	char **argv = calloc(64 + ARRAY_SIZE(extra), sizeof(*argv));
 	char *qmp = qmp_name(j), *control, *serial, *folder;
@@ -141,8 +184,16 @@ static char **command(const struct job *j)
 	    "chardev:control", "-chardev",
 	    format("socket,id=qmp,path=%s,abstract=on,server=on,wait=off", qmp), "-mon",
 	    "chardev=qmp,mode=control");
-	n += share(argv + n, "root", "/", ",readonly=on");
-	n += share(argv + n, "results", folder, "");
+	if (virtiofsd) {
+		/* It works on the guest's memory. */
+		ADD("-object", format("memory-backend-memfd,id=memory,share=on,size=%lldM", memory),
+		    "-numa", "node,memdev=memory");
+		n += share_virtiofs(j, argv + n, 0, "root", "/");
+		n += share_virtiofs(j, argv + n, 1, "results", folder);
+	} else {
+		n += share_9p(argv + n, "root", "/", ",readonly=on");
+		n += share_9p(argv + n, "results", folder, "");
+	}
 	/* Where it is out of memory no verdict can be trusted: a panic makes sure of that. */
 	ADD("-append",
 	    format("console=ttyS0,115200 ignore_loglevel panic=-1 nokaslr mitigations=off "
@@ -175,13 +226,25 @@ void vm_start(struct job *j)
 	free(argv); /* its words live on; there are a few guests a run */
 }
 
+void vm_gone(struct job *j)
+{
+	int status;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(j->daemon); i++)
+		if (j->daemon[i])
+			tasks_kill(j->daemon[i], &status);
+	memset(j->daemon, 0, sizeof(j->daemon));
+	j->pid = 0;
+}
+
 void vm_kill(struct job *j)
 {
 	int status;
 
 	if (j->pid && !tasks_kill(j->pid, &status))
 		fprintf(stderr, "QEMU %d cannot be killed\n", (int)j->pid);
-	j->pid = 0;
+	vm_gone(j);
 }
 
 /* ---- post mortem --------------------------------------------------------- */
@@ -243,13 +306,11 @@ char *vm_post_mortem(struct job *j, int status)
 
 static int qmp_connect(const struct job *j)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	char *name = qmp_name(j);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	socklen_t len;
+	char *name = qmp_name(j);
+	struct sockaddr_un addr;
+	socklen_t len = address_of(name, &addr);
 
-	snprintf(addr.sun_path + 1, sizeof(addr.sun_path) - 1, "%s", name);
-	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name));
 	free(name);
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&addr, len)) {
 		close(fd);

@@ -72,6 +72,14 @@ static void must_mount(const char *source, const char *target, const char *type,
 	power_off();
 }
 
+/* A folder of the host's: by 9p, or virtiofs where the host found that the kernel has no 9p. */
+static void must_share(const char *tag, const char *target, unsigned long flags, const char *data)
+{
+	mkdir(target, 0755);
+	if (mount(tag, target, "virtiofs", flags, NULL))
+		must_mount(tag, target, "9p", flags, data, "CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO");
+}
+
 /* The kernel has no port beyond the first, or no driver for it: then nobody hears. */
 static void open_port(void)
 {
@@ -154,8 +162,7 @@ static void enter_host_root(const char *results, const char *project)
 	char covered[64];
 	int fd;
 
-	must_mount("root", "/host", "9p", MS_RDONLY, NINEP ",cache=loose",
-		   "CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO");
+	must_share("root", "/host", MS_RDONLY, NINEP ",cache=loose");
 	must_mount("tmpfs", "/upper", "tmpfs", 0, NULL, "CONFIG_TMPFS");
 	mkdir("/upper/data", 0755);
 	mkdir("/upper/work", 0755);
@@ -252,7 +259,7 @@ int main(void)
 	mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
 	open_port();
 	load_modules();
-	must_mount("results", "/results", "9p", 0, NINEP, "CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO");
+	must_share("results", "/results", 0, NINEP);
 	if (read_job(line) < 3) {
 		say("broken job: too short\n");
 		power_off();

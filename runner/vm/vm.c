@@ -32,6 +32,7 @@ static const char usage[] =
 	"  --accel kvm|tcg   --cpus N   --memory MIB\n"
 	"  --append TEXT     more for the guest's kernel command line\n"
 	"  --qemu-arg ARG    one more argument for QEMU (repeatable)\n"
+	"  --virtiofsd FILE  share by this program instead of 9p\n"
 	"  --map FILE        the kernel's System.map, to name addresses by\n"
 	"  --timeout-scale X\n"
 	"exit status: 0 every part was run or has its verdicts; 2 no guest could be started";
@@ -449,7 +450,7 @@ static bool tend(struct job *j)
 	hear_output(j);
 	hear_control(j);
 	if (gone) {
-		j->pid = 0;
+		vm_gone(j);
 		ended(j, status);
 	} else {
 		check(j);
@@ -519,6 +520,7 @@ int main(int argc, char **argv)
 		{ "append", required_argument, NULL, VM_APPEND },
 		{ "qemu-arg", required_argument, NULL, VM_QEMU_ARG },
 		{ "map", required_argument, NULL, VM_MAP },
+		{ "virtiofsd", required_argument, NULL, VM_VIRTIOFSD },
 		{ NULL },
 	};
 	struct sigaction action = { .sa_handler = on_signal };

@@ -16,6 +16,7 @@ struct job {
 	char *dir;
 	FILE *control, *journal, *output; /* written by QEMU and the guest, read here */
 	pid_t pid;			  /* QEMU; 0: none */
+	pid_t daemon[2];		  /* virtiofsd of each share; 0: none */
 	int guests;			  /* started so far */
 	char *serial;			  /* the guest's console */
 	bool ready, exited;
@@ -36,7 +37,8 @@ enum vm_option {
 	VM_MEMORY,
 	VM_APPEND,
 	VM_QEMU_ARG,
-	VM_MAP
+	VM_MAP,
+	VM_VIRTIOFSD
 };
 /* die()s on a value that cannot be. The text is kept, not copied. */
 void vm_option(int option, char *text);
@@ -46,6 +48,8 @@ FILE *vm_file(struct job *j, const char *name);
 /* die()s when QEMU cannot be started at all. */
 void vm_start(struct job *j);
 void vm_kill(struct job *j);
+/* QEMU has ended by itself, and was waited for. */
+void vm_gone(struct job *j);
 /* Why it is gone, from its wait status and its console; the caller frees it. */
 char *vm_post_mortem(struct job *j, int status);
 /* Registers and stacks of its CPUs, into a file whose name is returned; the caller frees it. */

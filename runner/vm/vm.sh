@@ -3,14 +3,14 @@
 #
 # Which kernel is booted, and with what. Sourced by runtests.sh; running it is vm.c.
 #
-# A guest's / is the host's, over 9p and read-only, under an overlay in the guest's memory. virtiofs
-# would be faster in the guest, but needs a daemon beside each one, and booting is not what takes
-# the time.
+# A guest's / is the host's, over 9p and read-only, under an overlay in the guest's memory. A kernel
+# without 9p gets it by virtiofs, which takes root and two daemons more: the files are not what
+# takes the time.
 
 CACHE=${RINGWEDGE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ringwedge}
 
 # What a guest needs before it can see the host's files, and what the tests use after that.
-GUEST_MODULES=(virtio_pci 9pnet_virtio 9p overlay loop crc32c_generic crc32c-intel crc16 xfs ext4
+GUEST_MODULES=(virtio_pci 9pnet_virtio 9p virtiofs overlay loop crc32c_generic crc32c-intel crc16 xfs ext4
 	btrfs f2fs)
 
 # The kernels that can be booted without naming one, newest first.
@@ -119,6 +119,19 @@ choose_accel() {
 	esac
 }
 
+# Only a kernel that is known to have no 9p is worth it; then virtiofs is a must.
+choose_share() {
+	local program
+
+	VIRTIOFSD=''
+	[[ $KERNEL_CONFIG && $(id -u) == 0 ]] || return
+	grep -qE '^CONFIG_NET_9P_VIRTIO=[ym]' "$KERNEL_CONFIG" && return
+	grep -qE '^CONFIG_VIRTIO_FS=[ym]' "$KERNEL_CONFIG" || return
+	for program in /usr/libexec/virtiofsd /usr/lib/virtiofsd /usr/lib/qemu/virtiofsd; do
+		[[ -x $program ]] && VIRTIOFSD=$program
+	done
+}
+
 # All that can be found wrong before a run begins.
 prepare_vm() {
 	local program
@@ -131,6 +144,7 @@ prepare_vm() {
 		command -v "$program" > /dev/null || die "--vm: no $program: ./runner/deps vm installs it"
 	done
 	choose_accel
+	choose_share
 	VM_KERNEL=$IMAGE
 	VM_JOURNAL=("vm_kernel=$IMAGE" "vm_accel=$VM_ACCEL")
 	if [[ $KERNEL_CONFIG ]]; then
@@ -148,6 +162,7 @@ run_in_vms() {
 	fi
 	"$TOOLS/vm/vm" --results "$folder" --plan "$PLAN_FILE" --kernel "$IMAGE" \
 		--initramfs "$folder/vm/initramfs" --accel "$VM_ACCEL" ${MAP:+--map "$MAP"} \
+		${VIRTIOFSD:+--virtiofsd "$VIRTIOFSD"} \
 		--timeout-scale "$SCALE" "${VM_OPTIONS[@]}" -- \
 		env "BUILD=$BUILD" "RINGWEDGE_TESTS=$TESTS" "$TOP/runtests.sh" --seed "$RUN_SEED" \
 		--timeout-scale "$SCALE" -o "$folder" "${PASSED_ON[@]}" --guest &
