@@ -206,6 +206,42 @@ static void copy(struct rw_model *m, const struct rw_change *c)
 	at_least(m, c->off + c->len);
 }
 
+static void exchange_all(struct rw_model *m, struct rw_model *other)
+{
+	const struct rw_model was = *m;
+
+	m->cells = other->cells;
+	m->n_cells = other->n_cells;
+	m->n_sizes = other->n_sizes;
+	memcpy(m->sizes, other->sizes, sizeof(m->sizes));
+	other->cells = was.cells;
+	other->n_cells = was.n_cells;
+	other->n_sizes = was.n_sizes;
+	memcpy(other->sizes, was.sizes, sizeof(was.sizes));
+}
+
+static void exchange(struct rw_model *m, const struct rw_change *c)
+{
+	struct rw_model *other = c->from->model;
+
+	if (other->n_writes)
+		rw_broken("an exchange with writes that rw_then() was not told of");
+	if (!c->len) {
+		exchange_all(m, other);
+		return;
+	}
+	room(m, c->off + c->len);
+	room(other, c->from_off + c->len);
+	for (off_t at = 0; at < c->len; at += CELL) {
+		struct cell *a = &m->cells[(c->off + at) / CELL];
+		struct cell *b = &other->cells[(c->from_off + at) / CELL];
+		const struct cell was = *a;
+
+		*a = *b;
+		*b = was;
+	}
+}
+
 static void apply(struct rw_model *m, const struct rw_change *c)
 {
 	switch (c->kind) {
@@ -228,6 +264,9 @@ static void apply(struct rw_model *m, const struct rw_change *c)
 		break;
 	case RW_COPY:
 		copy(m, c);
+		break;
+	case RW_EXCHANGE:
+		exchange(m, c);
 		break;
 	}
 }

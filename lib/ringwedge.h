@@ -147,6 +147,7 @@ enum rw_change_kind {
 	RW_INSERT,   /* [off, off + len) of zeros is put in */
 	RW_RESIZE,   /* size becomes off */
 	RW_COPY,     /* [off, off + len) becomes that of `from` at `from_off` */
+	RW_EXCHANGE, /* they change places; len 0: all of both files, and the sizes */
 };
 
 /* What a call does to a file, for the model. */
