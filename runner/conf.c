@@ -77,6 +77,7 @@ static const struct {
 	[KEY_SIZE] = { "SIZE", is_size, "megabytes from 64 up, like 512M", "512M" },
 	[KEY_SECTOR_SIZE] = { "SECTOR_SIZE", is_sector_size, "512 or 4096", "512" },
 	[KEY_DIRECT_IO] = { "DIRECT_IO", is_switch, "on or off", "on" },
+	[KEY_EXCHANGE_RANGE] = { "EXCHANGE_RANGE", is_switch, "on or off", "off" },
 };
 
 const char *conf_key_name(enum conf_key key)

@@ -63,6 +63,7 @@ enum conf_key {
 	KEY_SIZE,
 	KEY_SECTOR_SIZE,
 	KEY_DIRECT_IO,
+	KEY_EXCHANGE_RANGE,
 	CONF_KEYS,
 };
 
