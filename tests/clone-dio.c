@@ -142,8 +142,9 @@ static void run(const void *const *at)
 	const struct op *op = at[0];
 	const struct side *side = at[1];
 	struct rw_ring *ring = rw_ring(at[2], 8);
+	bool done = rw_has_gate();
 
-	if (rw_has_gate()) {
+	if (done) {
 		held(ring, op, side, at[3], RW_WRITTEN);
 		held(ring, op, side, at[3], RW_UNWRITTEN);
 	}
@@ -153,7 +154,12 @@ static void run(const void *const *at)
 		const struct side destination = sides[1];
 
 		submit(ring, &f, &destination);
-		rw_jitter(200);
+		/* First when the writes are done at the device and not reaped, then soon after. */
+		if (done)
+			rw_done();
+		else
+			rw_jitter(200);
+		done = false;
 		rw_by(at[3], op->call, &f);
 		rw_reap(ring);
 		check(&f, op, true);

@@ -88,12 +88,16 @@ static void held(struct rw_ring *ring, struct rw_file *f, const struct op *op,
 	(in_flight == n ? rw_then : rw_race)(f, op->change);
 }
 
+/* Soon after the writes, or when they are done at the device and not reaped. */
 static void racing(struct rw_ring *ring, struct rw_file *f, const struct op *op,
-		   const struct who *who)
+		   const struct who *who, bool done)
 {
 	const struct arg a = { f, op };
 
-	rw_jitter(200);
+	if (done)
+		rw_done();
+	else
+		rw_jitter(200);
 	if (who->task)
 		rw_by(who->task, call, &a);
 	else
@@ -106,6 +110,7 @@ static void run(const void *const *at)
 {
 	const struct op *op = at[0];
 	struct rw_ring *ring = rw_ring(at[1], 8);
+	bool done = rw_has_gate();
 	struct rw_file *f;
 
 	for (size_t k = 0; rw_has_gate() && k < RW_WRITE_KINDS; k++) {
@@ -122,8 +127,9 @@ static void run(const void *const *at)
 	rw_for_ms(15) {
 		f = start(ring, op, op->shared ? RW_SHARED : RW_WRITTEN);
 		submit(ring, f, &rw_write_kinds[RW_OVERWRITE]);
-		racing(ring, f, op, at[2]);
+		racing(ring, f, op, at[2], done);
 		rw_verify(f);
+		done = false;
 	}
 	rw_ring_close(ring);
 }

@@ -95,13 +95,17 @@ static void held(struct rw_ring *ring, const struct op *op, const struct rw_who 
 	check(f, op);
 }
 
-static void racing(struct rw_ring *ring, const struct op *op, const struct rw_who *who)
+/* Soon after the writes, or when they are done at the device and not reaped. */
+static void racing(struct rw_ring *ring, const struct op *op, const struct rw_who *who, bool done)
 {
 	struct rw_file *f = start(ring, op, RW_WRITTEN);
 	const struct arg a = { f, op };
 
 	submit(ring, f, &rw_write_kinds[op->only_extend ? RW_EXTEND : RW_OVERWRITE]);
-	rw_jitter(200);
+	if (done)
+		rw_done();
+	else
+		rw_jitter(200);
 	rw_by(who, call, &a);
 	rw_reap(ring);
 	rw_race(f, (struct rw_change){ RW_RESIZE, op->to });
@@ -112,6 +116,7 @@ static void run(const void *const *at)
 {
 	const struct op *op = at[0];
 	struct rw_ring *ring = rw_ring(at[1], 8);
+	bool done = rw_has_gate();
 
 	for (size_t k = 0; rw_has_gate() && k < RW_WRITE_KINDS; k++) {
 		const struct rw_write_kind *kind = &rw_write_kinds[k];
@@ -120,8 +125,10 @@ static void run(const void *const *at)
 			continue;
 		held(ring, op, at[2], kind);
 	}
-	rw_for_ms(20)
-		racing(ring, op, at[2]);
+	rw_for_ms(20) {
+		racing(ring, op, at[2], done);
+		done = false;
+	}
 	rw_ring_close(ring);
 }
 
