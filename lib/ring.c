@@ -8,6 +8,7 @@
 #include <libaio.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
@@ -27,6 +28,12 @@ const struct rw_ring_kind rw_ring_kinds[7] = {
 	{ .name = "async", .async = true },
 	{ .name = "fixed", .fixed = true },
 	{ .name = "aio", .aio = true },
+};
+
+const struct rw_ring_kind rw_aio_kinds[3] = {
+	{ .name = "getevents", .aio = true },
+	{ .name = "poll", .aio = true, .poll = true },
+	{ .name = "eventfd", .aio = true, .eventfd = true },
 };
 
 const struct rw_write_kind rw_write_kinds[RW_WRITE_KINDS] = {
@@ -59,6 +66,8 @@ struct rw_ring {
 	char *arena;
 	struct io_uring uring;
 	io_context_t aio;
+	int eventfd;
+	uint64_t signalled; /* by it, not yet reaped */
 	struct rw_file *files[MAX_FILES];
 	unsigned int n_files;
 };
@@ -138,6 +147,8 @@ struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth)
 		ret = io_setup((int)depth, &r->aio);
 		if (ret < 0)
 			rw_skip("needs Linux AIO (io_setup): %s", strerror(-ret));
+		if (kind->eventfd)
+			r->eventfd = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
 	} else {
 		set_up_uring(r);
 	}
@@ -292,16 +303,15 @@ static void queue_rw(struct rw_ring *r, struct request *q, int rwf, unsigned int
 	queue(r, &sqe, q);
 }
 
-static void submit_aio(struct rw_ring *r, struct request *q, int rwf)
+static void submit_aio(struct rw_ring *r, struct request *q, const char *what)
 {
 	struct iocb *p = &q->iocb;
 	int ret;
 
-	(q->io && q->io->read ? io_prep_pread : io_prep_pwrite)(p, q->op.file->fd, q->data, q->len,
-								q->off);
-	p->aio_rw_flags = rwf;
 	p->data = q;
-	rw_enter("io_submit (direct I/O)");
+	if (r->kind->eventfd)
+		io_set_eventfd(p, r->eventfd);
+	rw_enter(what);
 	atomic_store(&rw_shared->may_block, 1);
 	ret = io_submit(r->aio, 1, &p);
 	atomic_store(&rw_shared->may_block, 0);
@@ -325,7 +335,10 @@ static struct request *take_write(struct rw_ring *r, struct rw_file *f, off_t of
 static void submit_rw(struct rw_ring *r, struct request *q, int rwf)
 {
 	if (r->kind->aio) {
-		submit_aio(r, q, rwf);
+		(q->io && q->io->read ? io_prep_pread : io_prep_pwrite)(&q->iocb, q->op.file->fd,
+									q->data, q->len, q->off);
+		q->iocb.aio_rw_flags = rwf;
+		submit_aio(r, q, "io_submit (direct I/O)");
 		return;
 	}
 	queue_rw(r, q, rwf, 0);
@@ -429,6 +442,40 @@ void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off
 	submit(r, "io_uring_enter (submit a fallocate)", 0);
 }
 
+void rw_ring_fsync(struct rw_ring *r, struct rw_file *f, bool data_only)
+{
+	const struct rw_op op = { data_only ? "fdatasync" : "fsync", f, 0 };
+	struct io_uring_sqe sqe = { 0 };
+	struct request *q;
+
+	if (!r->kind->aio) {
+		io_uring_prep_fsync(&sqe, f->fd, data_only ? IORING_FSYNC_DATASYNC : 0);
+		rw_queue(r, &sqe, &op);
+		submit(r, "io_uring_enter (submit a sync)", 0);
+		return;
+	}
+	q = take(r, &op);
+	(data_only ? io_prep_fdsync : io_prep_fsync)(&q->iocb, f->fd);
+	submit_aio(r, q, "io_submit (a sync)");
+}
+
+void rw_aio_cancel(struct rw_ring *r)
+{
+	struct io_event e;
+
+	for (unsigned int i = 0; i < r->depth; i++) {
+		int ret;
+
+		if (!r->requests[i].busy)
+			continue;
+		rw_enter("io_cancel");
+		ret = io_cancel(r->aio, &r->requests[i].iocb, &e);
+		rw_returned();
+		if (ret != -EINVAL) /* "not found": it is for requests that can be cancelled */
+			rw_fail("io_cancel of a direct write: %d (%s)", ret, strerror(-ret));
+	}
+}
+
 bool rw_has_opcode(const struct rw_ring *r, int opcode)
 {
 	struct io_uring_probe *p = io_uring_get_probe_ring((struct io_uring *)&r->uring);
@@ -508,16 +555,25 @@ static void reap_uring(struct rw_ring *r)
 
 static void reap_aio(struct rw_ring *r)
 {
+	bool look = r->kind->poll, told = r->kind->eventfd;
+	struct timespec now = { 0, 0 };
 	struct io_event e;
 	int ret;
 
-	rw_enter("io_getevents (wait for a completion)");
+	rw_enter(look	? "io_getevents (look for a completion)"
+		 : told ? "read of the eventfd"
+			: "io_getevents (wait for a completion)");
+	if (told && !r->signalled && read(r->eventfd, &r->signalled, sizeof(r->signalled)) < 0)
+		rw_broken("read of an eventfd: %s", strerror(errno));
+	/* With no time to wait libaio looks at the events in memory, and returns if there is none. */
 	do
-		ret = io_getevents(r->aio, 1, 1, &e, NULL);
-	while (ret == -EINTR);
+		ret = io_getevents(r->aio, 1, 1, &e, look || told ? &now : NULL);
+	while (ret == -EINTR || (look && !ret));
 	atomic_store(&rw_shared->in_call, 0);
 	if (ret != 1)
-		rw_fail("io_getevents: %s", ret < 0 ? strerror(-ret) : "no event");
+		rw_fail("io_getevents: %s",
+			ret < 0 ? strerror(-ret) : "no event, though the eventfd told of one");
+	r->signalled -= told;
 	finish(r, e.data, (long)e.res);
 }
 
@@ -557,6 +613,8 @@ void rw_ring_close(struct rw_ring *r)
 		io_destroy(r->aio);
 	else
 		io_uring_queue_exit(&r->uring);
+	if (r->kind->eventfd)
+		close(r->eventfd);
 	rw_returned();
 	munmap(r->arena, r->depth * RW_MAX_WRITE);
 	munmap(r->requests, r->depth * sizeof(*r->requests));

@@ -186,8 +186,11 @@ struct rw_ring_kind {
 	bool async;	    /* IOSQE_ASYNC: io-wq does it */
 	bool fixed;	    /* registered files and buffers */
 	bool aio;	    /* io_submit(2) instead of io_uring */
+	bool poll;	    /* aio: looks at the events in memory, never enters the kernel */
+	bool eventfd;	    /* aio: told by eventfd(2) */
 };
 extern const struct rw_ring_kind rw_ring_kinds[7];
+extern const struct rw_ring_kind rw_aio_kinds[3]; /* by the ways to learn of an event */
 
 /* The ways of direct writes: what they are written to, how, and whether the file grows by them. */
 struct rw_write_kind {
@@ -222,6 +225,10 @@ void rw_write_from(struct rw_ring *ring, struct rw_file *f, off_t off, size_t le
  */
 void rw_ring_fallocate(struct rw_ring *ring, struct rw_file *f, int mode, off_t off, off_t len,
 		       bool must_wait);
+/* Submit fsync(2), or fdatasync(2); it must end with res == 0. */
+void rw_ring_fsync(struct rw_ring *ring, struct rw_file *f, bool data_only);
+/* aio: try to cancel (io_cancel(2)) what is in flight, which cannot be done to writes. */
+void rw_aio_cancel(struct rw_ring *ring);
 /* A request of the test's own making, for rw_queue(). */
 struct rw_op {
 	const char *what;
