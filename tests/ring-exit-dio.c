@@ -190,8 +190,8 @@ static void afterwards(struct rw_file *f)
 {
 	rw_verify(f);
 	if (rw_has_gate()) { /* the filesystem is the test's own */
-		rw_ok(ioctl(f->fd, FIFREEZE, 0));
-		rw_ok(ioctl(f->fd, FITHAW, 0));
+		rw_freeze();
+		rw_thaw();
 	}
 	shrink(f);
 	rw_then(f, (struct rw_change){ RW_RESIZE, SMALL });
