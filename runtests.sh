@@ -255,6 +255,7 @@ make_results() {
 
 RUN='' SET='' REASON='' CONFIG='' FAILED='' SUPERVISE='' STARTED=''
 LOG=- # where the output of mkfs, mount and the like goes
+HOLDS='' # yes, no: a frozen filesystem holds writes to a loop device on it
 NR_SETS=0 QUARANTINE=() KEPT=() LAST_TESTS=()
 declare -A CONF
 
