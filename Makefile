@@ -4,7 +4,7 @@
 #   make deps run     install what is missing, build, run the full suite on this kernel
 #   make deps check   the same for everything `make check` does: format, lint, builds with both
 #                     compilers and sanitizers, the harness's own tests, the suite
-#   make run ARGS=... options for runtests.sh
+#   make run ARGS=... options for runtests.sh; make run-vm: the same, in a virtual machine
 #   make deps-vm      install what runtests.sh --vm takes, fetch Debian's kernel for a VM
 #   make deps-kernel kernel [KSRC=DIR] [DEBUG=1] [OUT=DIR]   build a kernel for a VM (kernel/build)
 #   make mutants [M=GLOB] [RUNS=N] [KSRC=DIR] [ARGS=...]     score the suite (mutants/run)
@@ -77,10 +77,13 @@ mutants: suite
 run: all
 	./runtests.sh $(ARGS)
 
+run-vm: all
+	./runtests.sh --vm $(ARGS)
+
 check:
 	@runner/check.sh
 
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps deps-vm deps-kernel kernel mutants run check clean suite
+.PHONY: all deps deps-vm deps-kernel kernel mutants run run-vm check clean suite
