@@ -373,6 +373,15 @@ static void cannot_boot(struct job *j, const char *why)
 	no_guest = true; /* the next one is no better */
 }
 
+static void end_all(const struct job *j)
+{
+	int i;
+
+	for (i = 0; i < nr_units; i++)
+		if (unit[i].job == j->nr)
+			unit[i].ended = true;
+}
+
 static void ended(struct job *j, int status)
 {
 	char *why = vm_post_mortem(j, status);
@@ -384,7 +393,9 @@ static void ended(struct job *j, int status)
 		      why, j->serial);
 	} else if (j->status == REPLACE) {
 		count_loss(j->hung);
-	} else if (j->status && job_left(j)) {
+	} else if (!j->status) {
+		end_all(j); /* what has no verdict now had no devices: report says so */
+	} else if (job_left(j)) {
 		free(why);
 		why = format("the suite ended with %d in the guest (see vm/%d/output)", j->status,
 			     j->nr + 1);
