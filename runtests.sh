@@ -39,6 +39,8 @@ configuration of the group "default".
       --keep               leave the devices mounted (until --clean)
       --ktap               print the report as KTAP, the rest on standard error
       --fail-fast          a test ends at its first failure; the rest of its variants is not run
+      --wedge              also the variants after which a kernel that has their bug must be
+                           rebooted; in a virtual machine they are never left out
       --strict             a known bug (configs/known-bugs.json) is a failure like any other
   -q, --quiet              show only what is not green
   -v, --verbose            show every variant
@@ -111,7 +113,7 @@ parse_options() {
 	parsed=$(getopt --name runtests.sh --options c:g:x:no:qvlh --longoptions \
 		config:,group:,exclude:,variant:,seed:,iterate:,until-fail,shuffle,shard: \
 		--longoptions timeout-scale:,dir:,scratch:,results:,keep,ktap,strict,quiet,verbose \
-		--longoptions fail-fast,vm::,modules:,jobs:,cpus:,memory:,accel:,append:,qemu-arg: \
+		--longoptions fail-fast,wedge,vm::,modules:,jobs:,cpus:,memory:,accel:,append:,qemu-arg: \
 		--longoptions list,describe:,dry-run,clean,guest:,help -- "${words[@]}") || exit 2
 	eval set -- "$parsed"
 	while [[ $1 != -- ]]; do
@@ -137,6 +139,7 @@ parse_options() {
 		--shuffle) PLAN+=("$1") ;;
 		--keep) KEEP=1 ;;
 		--ktap) KTAP=1 ;;
+		--wedge) PLAN+=("$1") ;;
 		--fail-fast) FAIL_FAST=("$1") PASSED_ON+=("$1") ;;
 		--strict) KNOWN=() PASSED_ON+=("$1") ;;
 		-q | --quiet) SHOW=(--quiet) PASSED_ON+=("$1") ;;
@@ -165,6 +168,10 @@ parse_options() {
 	done
 	shift
 	[[ $MODE == clean && $# -gt 0 ]] && die "--clean takes no tests"
+	# Who boots a kernel under emulation can boot it again.
+	if [[ $VM || ${RINGWEDGE_VM-} ]] || grep -qs 'QEMU TCG CPU' /proc/cpuinfo; then
+		PLAN+=(--wedge)
+	fi
 	PLAN+=(-- "$@")
 	[[ $UNTIL_FAIL && ! $iterate ]] && UNLIMITED=1
 	check_options
