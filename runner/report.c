@@ -58,7 +58,7 @@ struct test {
 
 static json_t *events; /* all of the journal, for as long as we run */
 static json_t *run_start, *run_end;
-static json_t *guest; /* what the kernel in the virtual machine said of itself */
+static json_t *guest;	    /* what the kernel in the virtual machine said of itself */
 static json_int_t left_out; /* variants of group wedge */
 static struct test *test;
 static size_t nr_tests;
