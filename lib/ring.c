@@ -100,14 +100,17 @@ static void set_up_uring(struct rw_ring *r)
 	if (ret < 0)
 		no_ring(r->kind, -ret);
 	if (r->kind->fixed) {
-		struct iovec iov[64];
+		struct iovec iov[32];
 		int none[MAX_FILES];
+		unsigned int n;
 
-		for (unsigned int i = 0; i < r->depth; i++)
-			iov[i] = (struct iovec){ r->requests[i].buf, RW_MAX_WRITE };
+		/* Two requests share a buffer, so that every other one begins inside of it. */
+		for (n = 0; n * 2 < r->depth; n++)
+			iov[n] = (struct iovec){ r->requests[n * 2].buf,
+						 (n * 2 + 1 < r->depth ? 2 : 1) * RW_MAX_WRITE };
 		for (unsigned int i = 0; i < MAX_FILES; i++)
 			none[i] = -1;
-		ret = io_uring_register_buffers(&r->uring, iov, r->depth);
+		ret = io_uring_register_buffers(&r->uring, iov, n);
 		if (ret < 0)
 			rw_broken("io_uring_register_buffers: %s", strerror(-ret));
 		ret = io_uring_register_files(&r->uring, none, MAX_FILES);
@@ -297,7 +300,7 @@ static void queue_rw(struct rw_ring *r, struct request *q, int rwf, unsigned int
 				: IORING_OP_WRITE,
 			 &sqe, q->op.file->fd, q->data, (unsigned int)q->len, (uint64_t)q->off);
 	if (fixed)
-		sqe.buf_index = (uint16_t)(q - r->requests);
+		sqe.buf_index = (uint16_t)((q - r->requests) / 2);
 	sqe.rw_flags = rwf;
 	sqe.flags |= (__u8)(sqe_flags | (r->kind->async ? IOSQE_ASYNC : 0));
 	queue(r, &sqe, q);
