@@ -56,6 +56,18 @@ In virtual machines; needs no root, and nothing on this machine but the results 
       --append TEXT        more for the kernel's command line
       --qemu-arg ARG       one more argument for QEMU (repeatable)
 
+Bisecting, in a kernel tree (docs/bisect.md); with --vm's options, and those that choose tests:
+
+      --bisect TEST...     build, boot and test what is checked out: for "git bisect run"
+      --bisect-check BAD GOOD TEST...
+                           before it: does BAD fail, how often, and is GOOD good?
+      --bisect-packages DIR
+                           the same search over a folder of kernels, linux-image-*.deb
+      --bisect-report      print what was found
+      --signature TEXT     only this failure counts: "HANG inode_dio_wait"; from:RESULTS takes it
+                           from the first failure of an earlier run
+      --runs N             so many clean runs make a kernel good
+
   -l, --list               list tests and configurations
       --describe NAME      describe a test or a configuration
   -n, --dry-run            print what would be run
@@ -102,7 +114,10 @@ parse_options() {
 
 	# getopt(1) would want --vm=KERNEL.
 	while (($#)); do
-		if [[ $1 == --vm && (${2-} == */* || -e ${2-}) && ${2-} != -* ]]; then
+		if [[ $1 == --signature && ${2-} == from ]]; then
+			words+=(--signature "from:${3-}")
+			shift $(($# > 2 ? 2 : 1))
+		elif [[ $1 == --vm && (${2-} == */* || -e ${2-}) && ${2-} != -* ]]; then
 			words+=("--vm=$2")
 			shift
 		else
@@ -114,8 +129,10 @@ parse_options() {
 		config:,group:,exclude:,variant:,seed:,iterate:,until-fail,shuffle,shard: \
 		--longoptions timeout-scale:,dir:,scratch:,results:,keep,ktap,strict,quiet,verbose \
 		--longoptions fail-fast,wedge,vm::,modules:,jobs:,cpus:,memory:,accel:,append:,qemu-arg: \
+		--longoptions bisect,bisect-check,bisect-packages:,bisect-report,signature:,runs: \
 		--longoptions list,describe:,dry-run,clean,guest:,help -- "${words[@]}") || exit 2
 	eval set -- "$parsed"
+	BISECT_ARGV=("$@")
 	while [[ $1 != -- ]]; do
 		case $1 in
 		-c | --config) PLAN+=(--config "$2") ;;
@@ -150,6 +167,14 @@ parse_options() {
 		--jobs | --cpus) range "$1" "$2" 1 64 ;;&
 		--memory) range "$1" "$2" 256 1048576 ;;&
 		--jobs | --cpus | --memory | --append | --qemu-arg) VM_OPTIONS+=("$1" "$2") ;;
+		--bisect) BISECT=step ;;
+		--bisect-check | --bisect-report) BISECT=${1#--bisect-} ;;
+		--bisect-packages) BISECT=packages PACKAGE_DIR=$2 ;;
+		--signature)
+			[[ $2 ]] || die "--signature takes a text"
+			SIGNATURE=$2
+			;;
+		--runs) number "$1" "$2" && RUNS=$2 ;;
 		--guest) GUEST=$2 MODE=guest ;;
 		-l | --list) PLAN+=(--list) MODE=plan ;;
 		-n | --dry-run) PLAN+=(--dry-run) MODE=plan ;;
@@ -162,22 +187,30 @@ parse_options() {
 		case $1 in
 		-[cgxo] | --config | --group | --exclude | --variant | --shard | --describe | --seed | \
 			--iterate | --timeout-scale | --dir | --scratch | --results | --vm | --modules | \
-			--jobs | --cpus | --memory | --accel | --append | --qemu-arg | --guest) shift 2 ;;
+			--jobs | --cpus | --memory | --accel | --append | --qemu-arg | --guest | \
+			--bisect-packages | --signature | --runs) shift 2 ;;
 		*) shift ;;
 		esac
 	done
 	shift
 	[[ $MODE == clean && $# -gt 0 ]] && die "--clean takes no tests"
 	# Who boots a kernel under emulation can boot it again.
-	if [[ $VM || ${RINGWEDGE_VM-} ]] || grep -qs 'QEMU TCG CPU' /proc/cpuinfo; then
+	if [[ $VM$BISECT || ${RINGWEDGE_VM-} ]] || grep -qs 'QEMU TCG CPU' /proc/cpuinfo; then
 		PLAN+=(--wedge)
 	fi
+	if [[ $BISECT == check ]]; then
+		(($# >= 2)) || die "--bisect-check takes the bad end, the good end, and tests"
+		BISECT_ENDS=("$1" "$2")
+		shift 2
+	fi
+	BISECT_TESTS=("$@")
 	PLAN+=(-- "$@")
 	[[ $UNTIL_FAIL && ! $iterate ]] && UNLIMITED=1
 	check_options
 }
 
 check_options() {
+	[[ ! $BISECT ]] || bisect_options
 	if ! [[ $SCALE =~ ^[0-9]{1,4}(\.[0-9]{1,6})?$ ]] ||
 		! awk -v x="$SCALE" 'BEGIN { exit !(x >= 0.1 && x <= 1000) }'; then
 		die "--timeout-scale takes 0.1 to 1000, not \"$SCALE\""
@@ -432,6 +465,7 @@ report() {
 main() {
 	local i
 
+	bisect_guard "$@"
 	parse_options "$@"
 	if [[ ($MODE == run || $MODE == clean) && ! $DIR && ! $VM && $(id -u) != 0 ]]; then
 		die "needs root, to make loop devices and mounts: use sudo, --dir DIR to test in a directory, or --vm"
@@ -439,6 +473,7 @@ main() {
 	[[ $MODE == guest || ($MODE == clean && -x $TOOLS/within) ]] ||
 		flock "$TOP" make -s -C "$TOP" suite >&2 ||
 		die "the build failed (when something is missing: ./runner/deps run)"
+	[[ ! $BISECT ]] || bisect_main
 	case $MODE in
 	plan) exec "$TOOLS/plan" "${PLAN[@]}" ;;
 	clean)
@@ -499,4 +534,6 @@ run_as_guest() {
 . "$TOP/runner/vm/vm.sh"
 # shellcheck source=runner/devices.sh
 . "$TOP/runner/devices.sh"
+# shellcheck source=runner/bisect/bisect.sh
+. "$TOP/runner/bisect/bisect.sh"
 main "$@"
