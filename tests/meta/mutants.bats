@@ -266,5 +266,5 @@ END
 	sed -i '1s/.*/slow/' "$TREE/fs/xfs/file.c"
 	mutant 01-found three bug
 	mutants --first --budget 30 --runs 0
-	[[ $(score '.mutants[0] | .verdict, .arguments' | xargs) == "killed --first --budget 30 -x ext4" ]]
+	[[ $(score '.mutants[0] | .verdict, .arguments' | xargs) == "killed --first --budget 30" ]]
 }
