@@ -381,7 +381,7 @@ void rw_queue_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
 
 static void io_prepare(struct rw_file *f, struct rw_io *io, char *buf)
 {
-	if (io->len > (size_t)RW_MAX_WRITE || io->off % 512 || io->len % 512)
+	if (io->len > (size_t)RW_MAX_WRITE || io->off % 8 || io->len % 8)
 		rw_broken("rw_submit: %zu bytes at %lld", io->len, (long long)io->off);
 	io->done = false;
 	if (io->read) {

@@ -328,6 +328,18 @@ void rw_thaw(void);
 /* It is not any more when the guardian had to thaw for a submission that may sleep (io_submit). */
 bool rw_is_frozen(void);
 
+/*
+ * From now on writes to the blocks that the file has fail at the device, until it is mended. What
+ * they held is lost: zeros. SKIP without a gate. Not while the gate is shut.
+ */
+void rw_device_break(struct rw_file *f);
+void rw_device_mend(void);
+/*
+ * A nameless file that takes all the free space of the filesystem under test: punch a hole into it
+ * to free some, close it to free all. SKIP without fallocate.
+ */
+int rw_fill_up(void);
+
 /* Who makes a call: the ring's owner itself, or another task. */
 struct rw_who {
 	const char *name;

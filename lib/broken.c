@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * broken.c - a device that fails the writes to one file.
+ *
+ * The file's blocks are punched out of the image, all others are allocated in it, and the outer
+ * filesystem is filled up. So a write to the file's blocks is accepted by the loop device and fails
+ * later, in its worker, with ENOSPC (lo_rw_aio_complete()), as on a device that breaks; and no
+ * write of the filesystem's own can fail. What fills it has no name: it goes with the test.
+ */
+#include "internal.h"
+
+#include <linux/falloc.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+
+#define EXTENTS 64
+#define LARGEST (64L << 20)
+
+static int filler = -1; /* of the outer filesystem */
+
+static int fill_up(const char *dir)
+{
+	int fd = (int)rw_set_up(open(dir, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
+	off_t at = 0;
+
+	rw_enter("fill a filesystem");
+	for (off_t chunk = LARGEST; chunk >= 512; chunk /= 2)
+		while (!fallocate(fd, 0, at, chunk))
+			at += chunk;
+	if (errno == EOPNOTSUPP)
+		rw_skip("needs fallocate");
+	if (errno != ENOSPC)
+		rw_broken("fallocate, to fill a filesystem: %s", strerror(errno));
+	rw_returned();
+	return fd;
+}
+
+int rw_fill_up(void)
+{
+	return fill_up(rw_opt.dir);
+}
+
+static void punch_out(struct rw_file *f, int image)
+{
+	union {
+		struct fiemap map;
+		char room[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)];
+	} u = { .map = { .fm_length = FIEMAP_MAX_OFFSET,
+			 .fm_flags = FIEMAP_FLAG_SYNC,
+			 .fm_extent_count = EXTENTS } };
+
+	rw_set_up(ioctl(f->fd, FS_IOC_FIEMAP, &u.map));
+	if (!u.map.fm_mapped_extents || u.map.fm_mapped_extents == EXTENTS)
+		rw_broken("\"%s\" has %u extents", f->name, u.map.fm_mapped_extents);
+	for (unsigned int i = 0; i < u.map.fm_mapped_extents; i++) {
+		const struct fiemap_extent *e = &u.map.fm_extents[i];
+
+		rw_set_up(fallocate(image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				    (off_t)e->fe_physical, (off_t)e->fe_length));
+	}
+}
+
+void rw_device_break(struct rw_file *f)
+{
+	char path[160], backing[4096];
+	struct stat st;
+	int image;
+
+	if (!rw_has_gate())
+		rw_skip("needs a gate: the image of the device, to punch holes into");
+	snprintf(path, sizeof(path), "/sys/block/%.60s/loop/backing_file", rw_device_name());
+	if (rw_slurp(path, backing, sizeof(backing)) < 0)
+		rw_broken("%s: %s", path, strerror(errno));
+	image = (int)rw_set_up(open(backing, O_RDWR | O_CLOEXEC));
+	rw_set_up(fstat(image, &st));
+	rw_set_up(fallocate(image, 0, 0, st.st_size));
+	punch_out(f, image);
+	close(image);
+	filler = fill_up(rw_opt.gate);
+}
+
+void rw_device_mend(void)
+{
+	close(filler);
+	filler = -1;
+}
