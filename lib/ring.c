@@ -70,6 +70,7 @@ struct rw_ring {
 	uint64_t signalled; /* by it, not yet reaped */
 	struct rw_file *files[MAX_FILES];
 	unsigned int n_files;
+	bool only_grows; /* sizes, too, are looked at */
 };
 
 static void no_ring(const struct rw_ring_kind *kind, int error)
@@ -522,6 +523,21 @@ static void check_order(const struct rw_ring *r, const struct request *q)
 	}
 }
 
+static void check_size(const struct request *q)
+{
+	struct stat st;
+
+	rw_set_up(fstat(q->op.file->fd, &st));
+	if (st.st_size < q->off + (off_t)q->len)
+		rw_fail("a write of %zu bytes at %lld of \"%s\" completed, and st_size is %lld",
+			q->len, (long long)q->off, q->op.file->name, (long long)st.st_size);
+}
+
+void rw_only_grows(struct rw_ring *r)
+{
+	r->only_grows = true;
+}
+
 static void finish(struct rw_ring *r, struct request *q, long res)
 {
 	rw_progress();
@@ -534,6 +550,8 @@ static void finish(struct rw_ring *r, struct request *q, long res)
 		rw_fail("%s completed while a direct write submitted before it was in flight",
 			q->op.what);
 	check_order(r, q);
+	if (r->only_grows && q->len && res > 0)
+		check_size(q);
 	if (q->io)
 		io_done(q->op.file, q->io, q->buf, res);
 	q->busy = false;

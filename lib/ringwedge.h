@@ -274,6 +274,8 @@ void rw_not_written(struct rw_file *f, const struct rw_io *io);
 void rw_reap(struct rw_ring *ring);
 /* Reap what has completed, without waiting. Returns how many. */
 unsigned int rw_reap_ready(struct rw_ring *ring);
+/* From here on files only grow: when a write's completion is seen, st_size covers it. */
+void rw_only_grows(struct rw_ring *ring);
 /* How many of the ring's requests are not reaped. */
 unsigned int rw_unreaped(const struct rw_ring *ring);
 void rw_ring_close(struct rw_ring *ring);
