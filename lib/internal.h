@@ -136,6 +136,8 @@ void rw_where(const struct rw_task *t, char *buf, size_t len);
 /* Name of the system call a task is in, "" when none. The table is made from <sys/syscall.h>. */
 const char *rw_syscall_name(const char *syscall_line);
 bool rw_stack_readable(void);
+/* Is a thread of the kernel runnable, or running? Looks at all tasks. */
+bool rw_kernel_runnable(void);
 /* The whole of a small file, without the last newline. Returns its length, -1 and errno. */
 ssize_t rw_slurp(const char *path, char *buf, size_t len);
 

@@ -223,6 +223,31 @@ unsigned int rw_descendants(pid_t root, pid_t *out, unsigned int max)
 	return n;
 }
 
+bool rw_kernel_runnable(void)
+{
+	const unsigned int kthread = 0x00200000; /* PF_KTHREAD, include/linux/sched.h */
+	char path[64], buf[1024], state;
+	struct dirent *e;
+	bool found = false;
+	DIR *d = opendir("/proc");
+
+	while (d && !found && (e = readdir(d))) {
+		const char *close;
+		unsigned int flags;
+
+		if (!isdigit((unsigned char)e->d_name[0]))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%.20s/stat", e->d_name);
+		if (rw_slurp(path, buf, sizeof(buf)) < 0 || !(close = strrchr(buf, ')')))
+			continue;
+		if (sscanf(close + 1, " %c %*d %*d %*d %*d %*d %u", &state, &flags) == 2)
+			found = state == 'R' && flags & kthread;
+	}
+	if (d)
+		closedir(d);
+	return found;
+}
+
 static bool asleep(char state)
 {
 	return state == 'S' || state == 'D' || state == 'I' || state == 'Z' || state == 'X';

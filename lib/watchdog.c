@@ -25,6 +25,7 @@
 #define SAMPLE_GAP 200	     /* ms between them */
 #define DEVICE_BUSY 30000    /* ms a device may hold I/O without ending any */
 #define UNKNOWN_DEVICE 8000  /* ms in D on a device whose flushes cannot be seen (no gate) */
+#define KERNEL_BUSY 6000     /* ms asleep while a thread of the kernel wants a CPU */
 #define MOVING 60000	     /* ms of moving stacks without progress: livelock */
 #define LONGEST 600000	     /* ms without progress, whatever the reason */
 #define BURNT 4000	     /* ms of CPU without progress: livelock */
@@ -129,6 +130,32 @@ static bool any_in_d(const struct sample *s)
 	return false;
 }
 
+/*
+ * How long a sleep can be sound with nothing of the test's to wait for. A function that sleeps for a
+ * time looks again by itself, up to a second later. A grace period ends when every CPU has passed
+ * through the scheduler; one that does not end is reported by RCU's own stall detector, after 21 s.
+ */
+static uint64_t patience(const struct sample *s)
+{
+	static const struct {
+		const char *in; /* a function, or the first letters of several */
+		unsigned int ms;
+	} sleeps[] = {
+		{ "xfs_buftarg_", 10000 },     { "balance_dirty_pages", 10000 },
+		{ "msleep", 10000 },	       { "usleep_range", 10000 },
+		{ "synchronize_rcu", 30000 },  { "exp_funnel_lock", 30000 },
+		{ "__wait_rcu_gp", 30000 },    { "rcu_barrier", 30000 },
+		{ "synchronize_srcu", 30000 },
+	};
+	unsigned int longest = 0;
+
+	for (unsigned int i = 0; i < s->n; i++)
+		for (size_t k = 0; k < RW_ARRAY_SIZE(sleeps); k++)
+			if (strstr(s->t[i].stack, sleeps[k].in) && sleeps[k].ms > longest)
+				longest = sleeps[k].ms;
+	return scaled(longest);
+}
+
 /* The counter stands still: why? */
 static enum finding judge(struct watch *w)
 {
@@ -144,6 +171,11 @@ static enum finding judge(struct watch *w)
 			enough = scaled(DEVICE_BUSY);
 		else if (!rw_gate_exists() && any_in_d(s))
 			enough = scaled(UNKNOWN_DEVICE);
+		else
+			enough = patience(s);
+		/* The one to wake it up may be waiting for its turn. */
+		if (!enough && idle < scaled(KERNEL_BUSY) && rw_kernel_runnable())
+			return MOVES_ON;
 		if (idle > enough)
 			return any_in_d(s) ? DEADLOCK : LOST_WAKEUP;
 	}
