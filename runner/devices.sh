@@ -5,7 +5,7 @@
 #
 # The devices under test, and what a dead run left of them. Sourced by runtests.sh.
 #
-#   SCRATCH/ringwedge-NS-PID-START/       the folder of one run, $RUN: a private bind mount of itself
+#   SCRATCH/ringwedge-NS-PID-START/       the folder of one run, $RUN: a bind mount of itself
 #       1/ outer.img -> loop -> outer/    a set: ext4 that is frozen to shut the gate
 #          outer/inner.img -> loop -> inner/   and the filesystem under test
 #       2/ ...                            the next set
@@ -18,8 +18,10 @@
 #
 # All is mounted in the caller's mount namespace, not in one of our own: mounts of a namespace go
 # when its last process goes, but a frozen or wedged filesystem stays all the same, and then no one
-# could reach it to thaw it; and --keep is for looking at it. The private bind mount keeps the
-# mounts below it from being copied to other namespaces, which would hold the devices busy.
+# could reach it to thaw it; and --keep is for looking at it. A namespace that is made while a run
+# goes on (a service or container that starts) has copies of the mounts. The bind mount is shared,
+# with nothing but such copies, so that what is unmounted here is unmounted there, too; where it was
+# made private (unshare(1) does that) the copy holds the devices, and the run says who it is.
 
 # Run a command that a broken kernel may never let end. $REASON says what went wrong.
 # Status as of build/runner/within: the command's; 123 the kernel complained; 124 stuck, killed;
@@ -179,7 +181,7 @@ make_run_folder() {
 	export RINGWEDGE_RUN=$RUN
 	[[ $DIR ]] && return
 
-	{ mount --bind "$RUN" "$RUN" && mount --make-private "$RUN"; } 2> /dev/null ||
+	{ mount --bind "$RUN" "$RUN" && mount --make-private "$RUN" && mount --make-shared "$RUN"; } 2> /dev/null ||
 		die "mount is not permitted here: use a machine or VM of your own, or --dir DIR"
 	truncate -s 1M "$RUN/probe.img"
 	attach "$RUN/probe.img" 512 off ||
@@ -330,7 +332,7 @@ make_devices() {
 # every sync(2) of the machine would hang.
 quarantine() {
 	tool fsfreeze --unfreeze "$SET/outer"
-	say "left alone: $SET: held by a task that cannot be killed"
+	say "left alone: $SET: ${1:-held by a task that cannot be killed}"
 	QUARANTINE+=("$SET")
 	SET=''
 }
@@ -361,14 +363,33 @@ release_devices() {
 	return "$status"
 }
 
+# Is the unmounted filesystem gone, or does another mount namespace have a copy of the mount? Sets
+# HOLDER, a process of that one.
+is_gone() {
+	local loop
+
+	loop=$(loops_of "$SET/outer/inner.img")
+	while [[ -e /sys/fs/${CONF[FILESYSTEM]}/${loop#/dev/} ]]; do
+		HOLDER=$(grep -slF " $SET/inner " /proc/[0-9]*/mountinfo | head -n 1 | cut -d / -f 3)
+		((SECONDS <= $1)) || return
+		sleep 0.1
+	done
+}
+
 unmount_inner() {
-	local test=$1 after=$2 end=$((SECONDS + 5)) status=32
+	local test=$1 after=$2 end=$((SECONDS + 5)) status=32 HOLDER='' quarantine_reason
 
 	while ((status == 32 && SECONDS <= end)); do # 32: busy
 		tool umount "$SET/inner"
 		status=$?
 		((status)) && sleep 0.1 # killed tasks let go of it a moment after their death
 	done
+	if ((status == 0)) && ! is_gone "$end"; then
+		quarantine_reason="still mounted in the mount namespace of process $HOLDER"
+		check "$test" unmount BROKEN "$quarantine_reason" "$LOG"
+		quarantine "$quarantine_reason"
+		return 1
+	fi
 	case $status in
 	0) check "$test" unmount PASS "" ;;
 	123) check "$test" unmount FAIL "$REASON$after" "$LOG" ;;
