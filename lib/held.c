@@ -5,6 +5,7 @@
  */
 #include "internal.h"
 
+#include <poll.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -87,6 +88,46 @@ void rw_done(void)
 		idle = !device_writes();
 		sched_yield();
 	} while ((others_quiet(&q) < 2 * RW_MS || !idle) && rw_now_ns() < end);
+}
+
+static const struct rw_task *find_task(const struct rw_task *t, unsigned int n, pid_t tid)
+{
+	for (unsigned int i = 0; i < n; i++)
+		if (t[i].tid == tid)
+			return &t[i];
+	return NULL;
+}
+
+void rw_workers_asleep(void)
+{
+	static struct rw_task t[2][RW_MAX_TASKS];
+	pid_t root = atomic_load(&rw_shared->child);
+	const struct rw_task *spins = NULL;
+	char where[512];
+
+	/* One that really spins does so in each of them; waiting for a CPU is as good as having it. */
+	for (int window = 0; window < 5; window++) {
+		uint64_t start = rw_now_ns(), took;
+		unsigned int n[2] = { rw_tasks(root, t[0], RW_MAX_TASKS, false) };
+
+		spins = NULL;
+		poll(NULL, 0, 20);
+		n[1] = rw_tasks(root, t[1], RW_MAX_TASKS, window == 4);
+		took = rw_now_ns() - start;
+		for (unsigned int i = 0; i < n[1] && !spins; i++) {
+			const struct rw_task *now = &t[1][i],
+					     *was = find_task(t[0], n[0], now->tid);
+
+			if (now->io_worker && was &&
+			    now->cpu_ns + now->wait_ns - was->cpu_ns - was->wait_ns > took / 2)
+				spins = now;
+		}
+		rw_progress();
+		if (!spins)
+			return;
+	}
+	rw_where(spins, where, sizeof(where));
+	rw_fail("%s spins, with nothing that it could do: %s", spins->comm, where);
 }
 
 /* ---- in another task ----------------------------------------------------- */

@@ -238,6 +238,7 @@ static struct request *take(struct rw_ring *r, const struct rw_op *op)
 
 static void give_fd(const struct rw_ring *r, struct io_uring_sqe *sqe, struct rw_file *f)
 {
+	sqe->fd = f->fd;
 	if (!r->kind->fixed)
 		return;
 	for (unsigned int i = 0; i < r->n_files; i++)

@@ -310,6 +310,12 @@ unsigned int rw_in_flight(unsigned int n);
  */
 void rw_done(void);
 
+/*
+ * With the gate shut and everything asleep that can sleep: the workers of the rings (io-wq, SQPOLL)
+ * use no CPU. One that does is a FAIL, with its name and stack.
+ */
+void rw_workers_asleep(void);
+
 /* Another task, which the watchdog watches like the first one. */
 struct rw_helper {
 	pid_t pid;
