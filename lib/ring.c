@@ -59,6 +59,7 @@ struct request {
 
 struct rw_ring {
 	const struct rw_ring_kind *kind;
+	struct rw_ring *beside; /* shares its poller or workers; NULL: none */
 	unsigned int depth, busy;
 	unsigned int queued; /* not submitted */
 	unsigned int serial;
@@ -95,6 +96,10 @@ static void set_up_uring(struct rw_ring *r)
 	struct io_uring_params p = { .flags = r->kind->setup };
 	int ret;
 
+	if (r->beside) {
+		p.flags |= IORING_SETUP_ATTACH_WQ;
+		p.wq_fd = (unsigned int)r->beside->uring.ring_fd;
+	}
 	if (p.flags & IORING_SETUP_SQPOLL)
 		p.sq_thread_idle = 10; /* ms; a thread that polls for long starves the others */
 	ret = io_uring_queue_init_params(r->depth * 2, &r->uring, &p);
@@ -130,7 +135,8 @@ static void *memory(void *at, size_t size, int how)
 	return p;
 }
 
-struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth)
+static struct rw_ring *make_ring(const struct rw_ring_kind *kind, struct rw_ring *beside,
+				 unsigned int depth)
 {
 	/* What is in flight is known to every task that has the ring. */
 	struct rw_ring *r = memory(NULL, sizeof(*r), MAP_SHARED);
@@ -139,6 +145,7 @@ struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth)
 	if (depth < 1 || depth > 64)
 		rw_broken("rw_ring: depth %u", depth);
 	r->kind = kind;
+	r->beside = beside;
 	r->depth = depth;
 	r->requests = memory(NULL, depth * sizeof(*r->requests), MAP_SHARED);
 	r->arena = memory(NULL, depth * RW_MAX_WRITE, MAP_PRIVATE);
@@ -158,6 +165,16 @@ struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth)
 	}
 	rw_returned();
 	return r;
+}
+
+struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth)
+{
+	return make_ring(kind, NULL, depth);
+}
+
+struct rw_ring *rw_ring_beside(struct rw_ring *other, unsigned int depth)
+{
+	return make_ring(other->kind, other, depth);
 }
 
 void rw_adopt(struct rw_ring *r)
@@ -539,13 +556,19 @@ void rw_only_grows(struct rw_ring *r)
 	r->only_grows = true;
 }
 
+/* A fatal signal cuts short what goes through the page cache. */
+static bool cancelled(const struct request *q, long res)
+{
+	return res == -ECANCELED || res == -EINTR ||
+	       (!rw_direct() && res >= 0 && res < (long)q->len);
+}
+
 static void finish(struct rw_ring *r, struct request *q, long res)
 {
 	rw_progress();
 	if (!q || !q->busy)
 		rw_fail("a completion for a request that is not in flight");
-	if (res != q->op.want && q->op.want != RW_ANY &&
-	    !(q->may_cancel && (res == -ECANCELED || res == -EINTR)))
+	if (res != q->op.want && q->op.want != RW_ANY && !(q->may_cancel && cancelled(q, res)))
 		wrong_result(q, res);
 	if (q->op.must_wait && !atomic_load(&rw_shared->opening_at))
 		rw_fail("%s completed while a direct write submitted before it was in flight",

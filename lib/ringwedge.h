@@ -207,6 +207,8 @@ struct rw_ring;
 
 /* A ring with room for `depth` requests of RW_MAX_WRITE bytes. SKIP when the kernel lacks it. */
 struct rw_ring *rw_ring(const struct rw_ring_kind *kind, unsigned int depth);
+/* The same, with the poller or the workers of another ring (IORING_SETUP_ATTACH_WQ). */
+struct rw_ring *rw_ring_beside(struct rw_ring *other, unsigned int depth);
 /* Let `f` be written through the ring (registers its descriptor where the kind asks for that). */
 void rw_use(struct rw_ring *ring, struct rw_file *f);
 /* Submit one direct write of a new generation; it must end with res == len. `rwf`: RWF_* flags. */

@@ -116,8 +116,10 @@ static void run(const void *const *at)
 
 	for (int gate = rw_has_gate(); gate >= 0; gate--) {
 		a.file = rw_file("file", state, SIZE);
-		if (op->change.kind == RW_ZERO)
-			punch(&a); /* reads the metadata that it needs */
+		if (op->change.kind == RW_ZERO) { /* reads the metadata that it needs, too */
+			rw_supported("fallocate", fallocate(a.file->fd, 0, 0, SIZE));
+			punch(&a);
+		}
 		a.file = rw_file("file", state, SIZE);
 		step(&a, op, at[2], gate);
 	}

@@ -153,12 +153,14 @@ static void *submit(void *p)
 static void own(const void *p)
 {
 	struct owner o = *(const struct owner *)p;
-	/* Not the descriptor that was inherited: this one nobody else has. */
 	struct rw_file file = *o.file;
 	pthread_t thread;
 
-	file.fd = (int)rw_set_up(open(rw_path(&file), O_RDWR | O_DIRECT | O_CLOEXEC));
-	o.file = &file;
+	/* Not the descriptor that was inherited: this one nobody else has, but with a ring. */
+	if (!o.end->passed) {
+		file.fd = (int)rw_set_up(open(rw_path(&file), O_RDWR | O_DIRECT | O_CLOEXEC));
+		o.file = &file;
+	}
 	if (o.end->thread) {
 		rw_set_up(pthread_create(&thread, NULL, submit, &o) ? -1 : 0);
 		pthread_join(thread, NULL);
@@ -224,6 +226,7 @@ static void step(const struct end *end, const struct rw_ring_kind *kind, enum mo
 	o.go = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
 	o.leave = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
 	/* Once with nothing in flight, to read the metadata it needs. */
+	rw_supported("fallocate", fallocate(f->fd, 0, 0, SIZE));
 	op->call(f);
 	f = rw_file("file", state, SIZE);
 	for (size_t i = 0; i < N; i++)
