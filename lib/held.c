@@ -98,6 +98,20 @@ static const struct rw_task *find_task(const struct rw_task *t, unsigned int n, 
 	return NULL;
 }
 
+/* One that has run for half of the time, or is about to. */
+static const struct rw_task *spinning(const struct rw_task *was, unsigned int n_was,
+				      const struct rw_task *now, unsigned int n, uint64_t took)
+{
+	for (unsigned int i = 0; i < n; i++) {
+		const struct rw_task *old = find_task(was, n_was, now[i].tid);
+
+		if (now[i].io_worker && old &&
+		    (now[i].state == 'R' || now[i].cpu_ns - old->cpu_ns > took / 2))
+			return &now[i];
+	}
+	return NULL;
+}
+
 void rw_workers_asleep(void)
 {
 	static struct rw_task t[2][RW_MAX_TASKS];
@@ -105,23 +119,14 @@ void rw_workers_asleep(void)
 	const struct rw_task *spins = NULL;
 	char where[512];
 
-	/* One that really spins does so in each of them; waiting for a CPU is as good as having it. */
-	for (int window = 0; window < 5; window++) {
-		uint64_t start = rw_now_ns(), took;
-		unsigned int n[2] = { rw_tasks(root, t[0], RW_MAX_TASKS, false) };
+	/* Who works for a moment is calm in the next window; who spins never is. */
+	for (int window = 0; window < 10; window++) {
+		uint64_t start = rw_now_ns();
+		unsigned int n = rw_tasks(root, t[0], RW_MAX_TASKS, false), n_now;
 
-		spins = NULL;
 		poll(NULL, 0, 20);
-		n[1] = rw_tasks(root, t[1], RW_MAX_TASKS, window == 4);
-		took = rw_now_ns() - start;
-		for (unsigned int i = 0; i < n[1] && !spins; i++) {
-			const struct rw_task *now = &t[1][i],
-					     *was = find_task(t[0], n[0], now->tid);
-
-			if (now->io_worker && was &&
-			    now->cpu_ns + now->wait_ns - was->cpu_ns - was->wait_ns > took / 2)
-				spins = now;
-		}
+		n_now = rw_tasks(root, t[1], RW_MAX_TASKS, true);
+		spins = spinning(t[0], n, t[1], n_now, rw_now_ns() - start);
 		rw_progress();
 		if (!spins)
 			return;

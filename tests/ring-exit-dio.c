@@ -119,10 +119,12 @@ static const struct end {
 	void (*go)(struct owner *o); /* NULL: it just exits */
 	bool exits;		     /* a task exits with its writes in flight */
 	bool killed, thread;
+	bool idle;   /* is the poller, which waits for the writes, asleep? */
 	bool passed; /* the ring is another process's, which reaps */
 	bool uring;  /* io_uring knows this only */
 } ends[] = {
 	{ "exit", NULL, .exits = true },
+	{ "exit-idle", NULL, .exits = true, .idle = true },
 	{ "exec", go_exec, .exits = true },
 	{ "kill", NULL, .exits = true, .killed = true },
 	{ "thread-exit", go_thread, .exits = true, .thread = true },
@@ -245,6 +247,10 @@ static void step(const struct end *end, const struct rw_ring_kind *kind, enum mo
 		rw_kill(&helper);
 	else
 		eventfd_write(o.go, held + 1);
+	if (moment == HELD && end->idle) {
+		rw_in_flight(N); /* the exit has come as far as it can */
+		rw_workers_asleep();
+	}
 	if (moment == HELD)
 		rw_held_by(&rw_whos[0], op->call, f, held > 0);
 	else
