@@ -194,10 +194,13 @@ static char **command(struct job *j)
 		n += share_9p(argv + n, "root", "/", ",readonly=on");
 		n += share_9p(argv + n, "results", folder, "");
 	}
-	/* Where it is out of memory no verdict can be trusted: a panic makes sure of that. */
+	/*
+	 * Where it is out of memory no verdict can be trusted: a panic makes sure of that. On a busy
+	 * host an emulated timer can be too late for the kernel's check of it, which is a panic, too.
+	 */
 	ADD("-append",
 	    format("console=ttyS0,115200 ignore_loglevel panic=-1 nokaslr mitigations=off "
-		   "sysctl.vm.panic_on_oom=1 RW_JOB=%d %s",
+		   "no_timer_check sysctl.vm.panic_on_oom=1 RW_JOB=%d %s",
 		   j->nr + 1, append));
 	for (i = 0; i < nr_extra; i++)
 		argv[n++] = extra[i];
