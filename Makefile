@@ -8,6 +8,7 @@
 #   make deps-vm      install what runtests.sh --vm takes, fetch Debian's kernel for a VM
 #   make deps-kernel kernel [KSRC=DIR] [DEBUG=1] [OUT=DIR]   build a kernel for a VM (kernel/build)
 #   make mutants [M=GLOB] [RUNS=N] [KSRC=DIR] [ARGS=...]     score the suite (mutants/run)
+#   make check-slow   what boots kernels or builds them, with what deps-vm and deps-kernel install
 #   make clean
 
 BUILD ?= build

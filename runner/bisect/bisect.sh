@@ -210,7 +210,9 @@ enter_tree() {
 tree_content() {
 	local changed
 
-	changed=$(git_tree stash create 2> /dev/null)
+	[[ ! $(git_tree ls-files --unmerged) ]] || die "$TREE: has conflicts"
+	changed=$(git_tree stash create)
+	[[ $changed ]] || git_tree diff-index --quiet HEAD -- || die "$TREE: cannot read its changes"
 	echo "${changed:-$(git_tree rev-parse HEAD)}"
 }
 
@@ -306,7 +308,7 @@ be_fast() {
 }
 
 bisect_step() {
-	local head step nr
+	local head step nr content
 
 	enter_tree
 	renew_state
@@ -321,7 +323,8 @@ bisect_step() {
 	echo "$head" > "$step/commit"
 	say "ringwedge: step $((nr + 1)): $(git_tree log -1 --format='%h ("%s")' "$head"), log in $step"
 	OUTCOME=untold CLEAN=0
-	if build "$(tree_content)" "$step"; then
+	content=$(tree_content) || exit 2
+	if build "$content" "$step"; then
 		run_kernel "$step" "$KERNEL"
 	else
 		LINE=$REASON

@@ -112,7 +112,7 @@ write_package_report() {
 	((bad - good > 1)) && printf 'The %d between them could not be tested.\n' $((bad - good - 1))
 	printf 'Found with ringwedge (%s), looking for %s\n\n' "$TESTED" "${SIGNATURE:-any failure}"
 	read_verdict "${STEP[bad]}" &&
-		printf 'Failed in run %d, after %d clean ones:\n\n' $((CLEAN + 1)) "$CLEAN" &&
+		printf 'It failed in run %d:\n\n' $((CLEAN + 1)) &&
 		"$TOOLS/bisect/verdict" evidence --signature "$SIGNATURE" "${STEP[bad]}/run-$((CLEAN + 1))"
 	printf '\nAll that were tested:\n'
 	for ((i = 0; i < ${#PACKAGE[@]}; i++)); do

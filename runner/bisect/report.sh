@@ -77,7 +77,7 @@ write_report() {
 	fi
 	printf '\nLooked for: %s\n' "${signature:-any failure}"
 	step=$(step_of "$1") && read_verdict "$step" && [[ $OUTCOME == bad ]] && {
-		printf 'Failed there in run %d, after %d clean ones:\n\n' $((CLEAN + 1)) "$CLEAN"
+		printf 'It failed there in run %d:\n\n' $((CLEAN + 1))
 		"$TOOLS/bisect/verdict" evidence --signature "$signature" \
 			"$step/run-$((CLEAN + 1))"
 	}
@@ -89,12 +89,17 @@ write_report() {
 	git_tree bisect log
 }
 
+# report_if_found OUTCOME: of HEAD, which git does not know yet, or ''.
 report_if_found() {
-	local found
+	local found head
 
 	mapfile -t found < <(candidates "$1")
 	((${#found[@]})) || return 0
-	write_report "${found[@]}" > "$STATE/report.txt"
+	head=$(git_tree rev-parse HEAD)
+	{
+		write_report "${found[@]}"
+		[[ ! $1 ]] || printf 'git bisect %s %s\n' "${1/untold/skip}" "$head"
+	} > "$STATE/report.txt"
 	say "ringwedge: first bad commit: $(describe_commit "${found[0]}")"
 	((${#found[@]} > 1)) && say "ringwedge: or one of $((${#found[@]} - 1)) before it that could not be tested"
 	say "ringwedge: report in $STATE/report.txt"

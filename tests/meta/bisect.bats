@@ -199,6 +199,37 @@ END
 	[[ $status == 0 && $output == *"commit $bad"* ]]
 }
 
+@test "the report names what git names: with words and paths of one's own, and when some cannot be tested" {
+	local bad report=.git/ringwedge-bisect/report.txt
+
+	need jq
+	make_tree
+	commit "one" PASS
+	commit "the bug" "FAIL wrongly"
+	bad=$(git rev-parse HEAD)
+	touch elsewhere
+	commit "two" "FAIL wrongly"
+	git bisect start --term-new=broken --term-old=fine main "$(git rev-list --max-parents=0 main)" -- kernel
+	run git bisect run "$TOP/runtests.sh" --bisect verdicts
+	echo "$output"
+	[[ $output == *"$bad is the first broken commit"* ]]
+	grep -qx "  commit $bad" $report
+	git bisect reset
+	# Another bisection: its steps are its own, and those of the last one are kept.
+	git checkout -q -b other main~2
+	commit "does not boot" "BROKEN boot failure"
+	commit "the bug, there" "FAIL wrongly"
+	git bisect start HEAD HEAD~2
+	run git bisect run "$TOP/runtests.sh" --bisect verdicts
+	echo "$output"
+	cat $report
+	grep -q "is one of these" $report
+	grep -q '^  .* ("the bug, there")' $report
+	grep -q '^  .* ("does not boot")' $report
+	[[ $(find .git/ringwedge-bisect/steps/* -maxdepth 0 | wc -l) == 1 ]]
+	[[ -e .git/ringwedge-bisect/previous/report.txt ]]
+}
+
 @test "a tree that was built in place, or has changes of its own, is tested as it is and stays so" {
 	need jq
 	make_tree
@@ -210,6 +241,13 @@ END
 	[[ $status == 1 ]]
 	grep -qx olddefconfig "$RINGWEDGE_CACHE"/bisect/*/object/configured
 	[[ $(git status --porcelain; stat -c '%n %Y %s' ./* .config) == "$before" ]]
+	# Half a merge is no kernel.
+	git commit -q -a -m "by hand"
+	git checkout -q -b other HEAD~1
+	commit "otherwise" "FAIL otherwise"
+	git merge -q main > /dev/null || true
+	step
+	[[ $status == 125 && $stderr == *"has conflicts"* ]]
 }
 
 # judged VERDICT REASON SIGNATURE: what verdict says of such a failure; sets status and output.
