@@ -366,6 +366,31 @@ END
 	[[ $status == 2 ]]
 }
 
+@test "--signature from RESULTS: the first failure of an earlier run is what is looked for" {
+	local from
+
+	need jq
+	make_tree
+	commit "the bug" "FAIL res 5, expected 7 (lib/ring.c:1)"
+	step
+	[[ $status == 1 ]]
+	cp -r .git/ringwedge-bisect/steps/001-*/run-1 ../bad-end
+	commit "the bug, otherwise" "FAIL res 6, expected 7 (lib/ring.c:1)"
+	for from in "from ../bad-end" from:../bad-end from:../bad-end/results.json; do
+		step --signature "$from"
+		[[ $status == 1 ]]
+	done
+	step --signature from ../bad-end
+	[[ $status == 1 ]]
+	commit "another" "FAIL st_size is 6"
+	step --signature from ../bad-end
+	[[ $status == 125 && $stderr == *"another failure"* ]]
+	# Not there: no word of the other variants can make up for it.
+	commit "skipped" "SKIP needs reflink"
+	step --signature from ../bad-end
+	[[ $status == 125 && $stderr == *"needs reflink"* ]]
+}
+
 @test "--runs: one failure is enough, so many must be clean" {
 	need jq
 	make_tree
