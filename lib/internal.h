@@ -209,6 +209,9 @@ bool rw_foreign_device(const char *line);
 /* ---- ring, model --------------------------------------------------------- */
 
 uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off);
+/* As rw_then(), but the cells may hold what they held before, too, until rw_settle(). */
+struct rw_model *rw_either(struct rw_file *f, struct rw_change c);
+void rw_settle(struct rw_file *f, struct rw_model *after);
 /* Say in words where a word comes from. */
 void rw_describe_word(uint64_t word, char *buf, size_t len);
 

@@ -388,6 +388,23 @@ void rw_ended(struct rw_file *f, const struct rw_io *io)
 	}
 }
 
+struct rw_model *rw_either(struct rw_file *f, struct rw_change c)
+{
+	struct rw_model *before = clone_model(f->model), *after;
+
+	rw_then(f, c);
+	after = clone_model(f->model);
+	unite(f->model, before);
+	return after;
+}
+
+void rw_settle(struct rw_file *f, struct rw_model *after)
+{
+	exchange_all(f->model, after);
+	free(after->cells);
+	free(after);
+}
+
 void rw_unordered(struct rw_file *f)
 {
 	struct rw_model *m = f->model;
@@ -677,6 +694,13 @@ void rw_sole(struct rw_file *f)
 	rw_returned();
 	close(fd);
 	f->fd = (int)rw_set_up(open(f->model->path, O_RDWR | O_DIRECT | O_CLOEXEC));
+}
+
+void rw_move_to(const char *dir)
+{
+	rw_opt.dir = strdup(dir);
+	if (!rw_opt.dir)
+		rw_broken("out of memory");
 }
 
 const char *rw_path(const struct rw_file *f)

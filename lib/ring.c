@@ -646,6 +646,14 @@ void rw_reap(struct rw_ring *r)
 		(r->kind->aio ? reap_aio : reap_uring)(r);
 }
 
+void rw_reap_either(struct rw_ring *r, struct rw_file *f, struct rw_change c)
+{
+	struct rw_model *after = rw_either(f, c);
+
+	rw_reap(r);
+	rw_settle(f, after);
+}
+
 unsigned int rw_unreaped(const struct rw_ring *r)
 {
 	return r->busy;

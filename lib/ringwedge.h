@@ -136,6 +136,8 @@ struct rw_file {
 struct rw_file *rw_file(const char *name, enum rw_state state, size_t size);
 /* Can the filesystem make such files at all? */
 bool rw_can_make(enum rw_state state);
+/* Make files in this directory from here on, and tell about the filesystem that it is on. */
+void rw_move_to(const char *dir);
 /* The path of the file, for calls that want one. */
 const char *rw_path(const struct rw_file *f);
 
@@ -276,6 +278,8 @@ void rw_not_written(struct rw_file *f, const struct rw_io *io);
 void rw_reap(struct rw_ring *ring);
 /* Reap what has completed, without waiting. Returns how many. */
 unsigned int rw_reap_ready(struct rw_ring *ring);
+/* The same when reads of `f` raced its writes and the change: they may find it before and after. */
+void rw_reap_either(struct rw_ring *ring, struct rw_file *f, struct rw_change c);
 /* From here on files only grow: when a write's completion is seen, st_size covers it. */
 void rw_only_grows(struct rw_ring *ring);
 /* How many of the ring's requests are not reaped. */
