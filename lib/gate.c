@@ -132,7 +132,7 @@ bool rw_device_busy(void)
  * Waits the task for direct I/O, or, in a freeze, for the writers themselves? (Locks are not seen:
  * /proc/PID/stack leaves out __sched code. What a freeze does later has a function of its own.)
  */
-static bool in_drain(const char *stack)
+bool rw_in_drain(const char *stack)
 {
 	return strstr(stack, "dio_wait") || !strncmp(stack, "freeze_super", 12);
 }
@@ -160,7 +160,7 @@ static bool settled(struct rw_quiet *q, bool stacks)
 		if (t[i].tid != caller)
 			continue;
 		rw_look_quiet(&drain, &t[i], 1, 0);
-		if (in_drain(t[i].stack) && drain.since &&
+		if (rw_in_drain(t[i].stack) && drain.since &&
 		    rw_now_ns() - drain.since >= 20 * SETTLED)
 			return true;
 	}
@@ -175,7 +175,7 @@ static bool settled(struct rw_quiet *q, bool stacks)
 	for (unsigned int i = 0; i < n; i++) {
 		if (t[i].tid != caller)
 			continue;
-		if (in_drain(t[i].stack))
+		if (rw_in_drain(t[i].stack))
 			return true;
 		if (writer_asleep(t, n, caller))
 			return quiet >= 2 * SETTLED;
@@ -187,17 +187,30 @@ static bool settled(struct rw_quiet *q, bool stacks)
 	return quiet >= SETTLED_ELSEWHERE;
 }
 
-/* A submission that may sleep (io_submit) does so behind the gate: nobody else would open. */
-static bool submission_stuck(struct rw_quiet *q)
+/*
+ * A submission that sleeps behind the gate would do so for ever: nobody else would open. io_submit
+ * may sleep. Of one that may not, it is remembered where.
+ */
+static bool submission_stuck(struct rw_quiet *q, bool shut)
 {
 	static struct rw_task t[RW_MAX_TASKS];
+	pid_t submitting = shut ? atomic_load(&rw_shared->submitting) : 0;
+	unsigned int n;
 
-	if (!atomic_load(&rw_shared->may_block)) {
+	if (!atomic_load(&rw_shared->may_block) && !submitting) {
 		q->since = 0;
 		return false;
 	}
-	rw_look_quiet(q, t, rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, false), 0);
-	return q->since && rw_now_ns() - q->since > 10 * SETTLED;
+	n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, submitting != 0);
+	rw_look_quiet(q, t, n, 0);
+	if (!q->since || rw_now_ns() - q->since < (submitting ? 50 : 10) * SETTLED)
+		return false;
+	for (unsigned int i = 0; submitting && i < n; i++)
+		if (t[i].tid == submitting && strstr(t[i].stack, "io_submit")) {
+			memcpy(rw_shared->blocked_in, t[i].stack, sizeof(rw_shared->blocked_in));
+			atomic_store(&rw_shared->slept, 1);
+		}
+	return true;
 }
 
 static void set_state(enum rw_gate_state state)
@@ -262,7 +275,7 @@ static void guard(int fd, int life)
 			/* Bounded, because the parent's death does not wake a futex. */
 			rw_futex_wait(&rw_shared->gate_order, order,
 				      shut || atomic_load(&rw_shared->frozen) ? 10 : 200);
-			if (!submission_stuck(&q))
+			if (!submission_stuck(&q, shut))
 				continue;
 			if (shut)
 				thaw(fd);
@@ -272,6 +285,7 @@ static void guard(int fd, int life)
 		case RW_GATE_DO_SHUT:
 			atomic_store(&rw_shared->gate_error, 0);
 			atomic_store(&rw_shared->blocked_seen, 0);
+			atomic_store(&rw_shared->slept, 0);
 			rw_shared->blocked_in[0] = '\0';
 			if (!shut && ioctl(fd, FIFREEZE, 0)) {
 				atomic_store(&rw_shared->gate_error, errno ? errno : EIO);

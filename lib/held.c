@@ -249,6 +249,54 @@ static void check_blocked(void)
 		where);
 }
 
+void rw_check_slept(const char *what)
+{
+	char where[512];
+	struct rw_task t = { 0 };
+
+	if (!atomic_load(&rw_shared->slept))
+		return;
+	memcpy(t.stack, rw_shared->blocked_in, sizeof(t.stack));
+	rw_where(&t, where, sizeof(where));
+	rw_fail("%s may not sleep, and slept until the gate was opened, in %s", what, where);
+}
+
+bool rw_in_drain_now(pid_t pid)
+{
+	static struct rw_task t[RW_MAX_TASKS];
+	uint64_t end = rw_now_ns() + 2000 * RW_MS;
+
+	rw_progress();
+	do {
+		unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, true);
+
+		for (unsigned int i = 0; i < n; i++)
+			if (t[i].tid == pid && t[i].state == 'D' && rw_in_drain(t[i].stack))
+				return true;
+		sched_yield();
+	} while (rw_now_ns() < end);
+	return false;
+}
+
+void rw_submitted(void)
+{
+	static struct rw_task t[RW_MAX_TASKS];
+	uint64_t end = rw_now_ns() + 2000 * RW_MS;
+	struct rw_quiet q = { 0, 0 };
+	char where[512];
+	unsigned int n;
+
+	while (others_quiet(&q) < 20 * RW_MS && rw_now_ns() < end)
+		sched_yield();
+	n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, true);
+	for (unsigned int i = 0; i < n; i++) {
+		if (strncmp(t[i].comm, "iou-sqp-", 8) || !strstr(t[i].stack, "io_submit"))
+			continue;
+		rw_where(&t[i], where, sizeof(where));
+		rw_fail("the SQPOLL thread may not sleep in a request, and does, in %s", where);
+	}
+}
+
 void rw_held_by(const struct rw_who *who, void (*call)(const void *), const void *arg,
 		bool must_wait)
 {

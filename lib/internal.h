@@ -38,6 +38,7 @@ struct rw_shared {
 	_Atomic int gate_error;	     /* errno of the last FIFREEZE */
 	_Atomic uint64_t opening_at; /* ns; the guardian is about to thaw; 0 while shut */
 	_Atomic int blocked_seen;    /* blocked_in is filled, and must show the drain */
+	_Atomic int slept;	     /* a submission; blocked_in is filled */
 	char blocked_in[RW_STACK];   /* the stack that was asleep when the guardian opened */
 
 	/* From here on it is the variant's own: zeroed before each. */
@@ -54,8 +55,9 @@ struct rw_shared {
 	_Atomic int child;  /* pid of the variant's first task */
 	_Atomic int caller; /* tid that makes the call under test; 0: none, watch io-wq */
 
-	_Atomic int may_block; /* in a submission that is allowed to sleep (io_submit) */
-	_Atomic int frozen;    /* rw_freeze() was called, and nobody has thawed since */
+	_Atomic int may_block;	/* in a submission that is allowed to sleep (io_submit) */
+	_Atomic int submitting; /* tid in a submission that is not */
+	_Atomic int frozen;	/* rw_freeze() was called, and nobody has thawed since */
 
 	_Atomic unsigned int held;     /* steps in which the gate held a write */
 	_Atomic unsigned int not_held; /* steps in which it held none */
@@ -195,6 +197,10 @@ bool rw_gate_exists(void);
 void rw_thaw_left(void);
 /* Reads and writes in flight at the device that holds `dir`; -1 when it has no counter. */
 int rw_device_in_flight(unsigned int *writes);
+/* Waits a task with such a stack for direct I/O, or for writers? */
+bool rw_in_drain(const char *stack);
+/* FAIL if the guardian had to open for a submission that may not sleep. */
+void rw_check_slept(const char *what);
 /* Is it, or what its image lies on, at work on anything? Dearer: looks at all tasks. */
 bool rw_device_busy(void);
 void rw_device_find(const char *dir);

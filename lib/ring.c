@@ -273,11 +273,14 @@ static void submit(struct rw_ring *r, const char *what, unsigned int wait_nr)
 
 	r->queued = 0;
 	rw_enter(what);
+	atomic_store(&rw_shared->submitting, wait_nr ? 0 : gettid());
 	do
 		ret = wait_nr ? io_uring_submit_and_wait(&r->uring, wait_nr)
 			      : io_uring_submit(&r->uring);
 	while (ret == -EINTR);
+	atomic_store(&rw_shared->submitting, 0);
 	atomic_store(&rw_shared->in_call, 0);
+	rw_check_slept(what);
 	if (ret != n && !(r->kind->setup & IORING_SETUP_SQPOLL && ret >= 0))
 		rw_fail("io_uring_enter submitted %d of %d: %s", ret, n,
 			ret < 0 ? strerror(-ret) : "too few");
@@ -334,10 +337,13 @@ static void submit_aio(struct rw_ring *r, struct request *q, const char *what)
 	if (r->kind->eventfd)
 		io_set_eventfd(p, r->eventfd);
 	rw_enter(what);
-	atomic_store(&rw_shared->may_block, 1);
+	atomic_store(p->aio_rw_flags & RWF_NOWAIT ? &rw_shared->submitting : &rw_shared->may_block,
+		     gettid());
 	ret = io_submit(r->aio, 1, &p);
+	atomic_store(&rw_shared->submitting, 0);
 	atomic_store(&rw_shared->may_block, 0);
 	atomic_store(&rw_shared->in_call, 0);
+	rw_check_slept(what);
 	if (ret != 1)
 		rw_fail("io_submit: %s", ret < 0 ? strerror(-ret) : "took none");
 	rw_progress();

@@ -311,6 +311,12 @@ void rw_gate_open(void);
 unsigned int rw_in_flight(unsigned int n);
 
 /*
+ * Wait until all tasks but this one are asleep: FAIL if the thread of a SQPOLL ring sleeps in a
+ * request. (That a submission of another ring, or RWF_NOWAIT by libaio, does not sleep behind the
+ * gate is checked at each.)
+ */
+void rw_submitted(void);
+/*
  * Wait until the writes submitted have ended at the device and all tasks but this one are asleep.
  * Whether their completions were delivered is up to the kind of the ring.
  */
@@ -330,6 +336,8 @@ struct rw_helper {
 struct rw_helper rw_start(void (*call)(const void *), const void *arg);
 /* Send SIGKILL, which need not work at once. */
 void rw_kill(struct rw_helper *h);
+/* Wait until the task sleeps for direct I/O in flight; false if it does not come to that. */
+bool rw_in_drain_now(pid_t pid);
 /* Wait for its end. It is a FAIL when a signal killed it, other than by rw_kill(). */
 void rw_join(struct rw_helper h);
 
