@@ -125,6 +125,19 @@ static void by_sectors(struct rw_ring *ring)
 	rw_verify(f);
 }
 
+/* From unwritten blocks before the end to ones behind it: to be converted, and to be extended. */
+static void across_the_end(struct rw_ring *ring)
+{
+	struct rw_file *f = rw_file("file", RW_UNWRITTEN, SIZE);
+
+	rw_use(ring, f);
+	rw_set_up(fallocate(f->fd, FALLOC_FL_KEEP_SIZE, SIZE, SIZE));
+	rw_write(ring, f, SIZE - LEN / 2, LEN, 0);
+	rw_reap(ring);
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	rw_verify(f);
+}
+
 /* The file ends inside a sector, and a mapping has stored something behind its end. */
 static void mapped_tail(struct rw_ring *ring)
 {
@@ -150,6 +163,7 @@ static const struct op ops[] = {
 	{ "close", close_another, .kind = RW_KEEP, .waits = RW_XFS },
 	{ "out-of-order", .play = out_of_order },
 	{ "by-sectors", .play = by_sectors },
+	{ "across-the-end", .play = across_the_end, .falloc = true },
 	{ "mapped-tail", .play = mapped_tail },
 };
 
