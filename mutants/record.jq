@@ -25,5 +25,6 @@ def boot_failure: .reason // "" | startswith("boot failure");
 	boots: ([$r.tests[].variants[] | select(boot_failure)] == []),
 	complete: ($r.complete and ($journal | map(select(.event == "run-end" and .interrupted)) | length) == 0),
 	kernel: ($journal | map(select(.event == "guest") | .kernel) | .[0] // $r.kernel // ""),
-	seconds: (($journal | map(.time // empty) | (max - min)) | round)
+	seconds: (($journal | map(select(.event == "run-start" or .event == "run-end").time) | (max - min)) |
+		round)
 }
