@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Direct writes that are to be on stable storage when they have completed.
+ *
+ * A write with O_DSYNC, O_SYNC or their RWF_* flags is followed by generic_write_sync() when it
+ * needed more than its blocks (IOMAP_DIO_NEED_SYNC): the conversion of unwritten blocks, new blocks,
+ * blocks that are shared no more, the size. Without that these are in memory only; when the
+ * filesystem is shut down without a flush of its log, as by a loss of power, and mounted again, the
+ * write is gone although it had completed.
+ */
+#include "ringwedge.h"
+
+#include <linux/fs.h>
+#include <linux/loop.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+
+#define SIZE (256 * RW_KIB)
+#define AT (64 * RW_KIB)
+
+/* The same number on xfs (XFS_IOC_GOINGDOWN) and ext4 (EXT4_IOC_SHUTDOWN). */
+#define GOING_DOWN _IOR('X', 125, uint32_t)
+#define NO_LOG_FLUSH 2
+
+/* How the write is told that it is to be synchronous. */
+static const struct how {
+	const char *name;
+	int rwf, open;
+} hows[] = {
+	{ "rwf-dsync", RWF_DSYNC, 0 },
+	{ "o-dsync", 0, O_DSYNC },
+	{ "o-sync", 0, O_SYNC },
+};
+
+static const struct to {
+	enum rw_state state;
+	off_t off;
+} tos[] = {
+	{ RW_WRITTEN, AT }, { RW_UNWRITTEN, AT }, { RW_HOLE, AT },	 { RW_SHARED, AT },
+	{ RW_MIXED, AT },   { RW_WRITTEN, SIZE }, { RW_PAST_EOF, SIZE },
+};
+
+/* A filesystem of the test's own: shutting down the one under test would end the run. */
+struct own {
+	const char *type;
+	char image[4300], mnt[4310];
+};
+
+/* Run a program. Its sleep is not the test's: as long as it is at work there is progress. */
+static bool tool(const char *const *argv)
+{
+	uint64_t end = rw_until(60000);
+	pid_t pid = fork();
+	int status = 0;
+
+	if (!pid) {
+		int null = open("/dev/null", O_RDWR);
+
+		dup2(null, 1);
+		dup2(null, 2);
+		execvp(argv[0], (char *const *)argv);
+		_exit(127);
+	}
+	while (waitpid(pid, &status, WNOHANG) == 0 && rw_more(end))
+		poll(NULL, 0, 2);
+	return pid > 0 && status == 0;
+}
+
+/*
+ * A loop device that goes with its last user. The descriptor that makes it may not be open when it is
+ * mounted: where CONFIG_BLK_DEV_WRITE_MOUNTED is off that would be refused.
+ */
+static int loop_device(const struct own *o, char *name, size_t len)
+{
+	struct loop_config config = { .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), fd, user, error = EBUSY;
+
+	config.fd = (unsigned int)rw_set_up(open(o->image, O_RDWR | O_CLOEXEC));
+	for (int i = 0; i < 20 && error == EBUSY; i++) { /* others may be quicker */
+		snprintf(name, len, "/dev/loop%d", ioctl(control, LOOP_CTL_GET_FREE));
+		fd = open(name, O_RDWR | O_CLOEXEC);
+		error = fd < 0 || ioctl(fd, LOOP_CONFIGURE, &config) ? errno : 0;
+		if (error)
+			close(fd);
+	}
+	close(control);
+	close((int)config.fd);
+	if (error)
+		rw_skip("needs loop devices: %s: %s", name, strerror(error));
+	user = (int)rw_set_up(open(name, O_RDONLY | O_CLOEXEC));
+	close(fd);
+	return user;
+}
+
+static void mount_own(const struct own *o)
+{
+	char name[32];
+	int user = loop_device(o, name, sizeof(name));
+
+	rw_ok(mount(name, o->mnt, o->type, 0, NULL));
+	close(user);
+}
+
+static void make_own(struct own *o)
+{
+	const char *const mkfs_xfs[] = { "mkfs.xfs", "-q", "-f", "-K", o->image, NULL };
+	const char *const mkfs_ext4[] = {
+		"mkfs.ext4", "-q", "-F", "-E", "nodiscard", o->image, NULL
+	};
+	const struct rw_file *image = rw_file("image", RW_HOLE, 320 * RW_KIB * RW_KIB);
+
+	snprintf(o->image, sizeof(o->image), "%s", rw_path(image));
+	snprintf(o->mnt, sizeof(o->mnt), "%s.mnt", o->image);
+	o->type = rw_fs() == RW_XFS ? "xfs" : "ext4";
+	/* What is mounted in a namespace of its own goes with its last task, however that dies. */
+	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		rw_skip("needs root: unshare, mount: %s", strerror(errno));
+	mkdir(o->mnt, 0700);
+	if (!tool(rw_fs() == RW_XFS ? mkfs_xfs : mkfs_ext4))
+		rw_skip("needs mkfs.%s", o->type);
+	mount_own(o);
+	rw_move_to(o->mnt);
+}
+
+/* Lose all that is not on stable storage, and come back. */
+static void lose_power(const struct own *o, struct rw_file *f)
+{
+	uint64_t end = rw_until(20000);
+	uint32_t how = NO_LOG_FLUSH;
+	int fd = (int)rw_set_up(open(o->mnt, O_RDONLY | O_DIRECTORY));
+
+	rw_ok(ioctl(fd, GOING_DOWN, &how));
+	close(fd);
+	close(f->fd);
+	while (umount(o->mnt)) { /* rings let go of their files a little later */
+		if (errno != EBUSY || !rw_more(end))
+			rw_broken("umount: %s", strerror(errno));
+		poll(NULL, 0, 1);
+	}
+	mount_own(o);
+	f->fd = (int)rw_ok(open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC));
+}
+
+static void run(const void *const *at)
+{
+	const struct how *how = at[0];
+	struct own own;
+
+	if (!(rw_fs() & (RW_XFS | RW_EXT4)))
+		rw_skip("needs xfs or ext4");
+	make_own(&own);
+	for (size_t i = 0; i < RW_ARRAY_SIZE(tos); i++) {
+		struct rw_ring *ring = rw_ring(at[1], 1);
+		struct rw_file *f;
+
+		if (!rw_can_make(tos[i].state))
+			continue;
+		f = rw_file("file", tos[i].state, SIZE);
+		if (how->open) {
+			close(f->fd);
+			f->fd = (int)rw_ok(
+				open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC | how->open));
+		}
+		rw_use(ring, f);
+		rw_write(ring, f, tos[i].off, 64 * RW_KIB, how->rwf);
+		rw_reap(ring);
+		rw_ring_close(ring);
+		lose_power(&own, f);
+		rw_then(f, (struct rw_change){ RW_KEEP });
+		rw_verify(f);
+	}
+}
+
+static bool has(const void *const *at)
+{
+	const struct how *how = at[0];
+	const struct rw_ring_kind *kind = at[1];
+
+	return !kind->aio || how->rwf;
+}
+
+static const char *const guards[] = {
+	"4f8ff44b9b9c iomap: iomap_dio_rw() handles all sync writes",
+	NULL,
+};
+
+static const char *const groups[] = { "dsync", NULL };
+static const char *const needs[] = { "root, for a filesystem of its own", NULL };
+
+static const struct rw_ring_kind kinds[] = {
+	{ .name = "plain" },
+	{ .name = "aio", .aio = true },
+};
+
+const struct rw_test rw_test = {
+	.name = "dsync-dio",
+	.summary = "synchronous direct writes that completed outlive a shutdown of the filesystem",
+	.guards = guards,
+	.groups = groups,
+	.needs = needs,
+	.axes = { RW_AXIS(hows), RW_AXIS(kinds) },
+	.has = has,
+	.run = run,
+};
