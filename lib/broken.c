@@ -21,17 +21,22 @@ static int filler = -1; /* of the outer filesystem */
 static int fill_up(const char *dir)
 {
 	int fd = (int)rw_set_up(open(dir, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
-	off_t at = 0;
+	off_t at = 0, before;
 
-	rw_enter("fill a filesystem");
-	for (off_t chunk = LARGEST; chunk >= 512; chunk /= 2)
-		while (!fallocate(fd, 0, at, chunk))
-			at += chunk;
-	if (errno == EOPNOTSUPP)
-		rw_skip("needs fallocate");
-	if (errno != ENOSPC)
-		rw_broken("fallocate, to fill a filesystem: %s", strerror(errno));
-	rw_returned();
+	/* Blocks that were freed may be had only when the journal's transaction has been committed. */
+	do {
+		before = at;
+		rw_set_up(syncfs(fd));
+		rw_enter("fill a filesystem");
+		for (off_t chunk = LARGEST; chunk >= 512; chunk /= 2)
+			while (!fallocate(fd, 0, at, chunk))
+				at += chunk;
+		if (errno == EOPNOTSUPP)
+			rw_skip("needs fallocate");
+		if (errno != ENOSPC)
+			rw_broken("fallocate, to fill a filesystem: %s", strerror(errno));
+		rw_returned();
+	} while (at > before);
 	return fd;
 }
 
@@ -77,6 +82,7 @@ void rw_device_break(struct rw_file *f)
 	punch_out(f, image);
 	close(image);
 	filler = fill_up(rw_opt.gate);
+	atomic_store(&rw_shared->device_broken, 1);
 }
 
 void rw_device_mend(void)

@@ -64,6 +64,9 @@ bool rw_foreign_device(const char *line)
 	bool named = false;
 	char name[64];
 
+	if (atomic_load(&rw_shared->device_broken) && strstr(line, "I/O error, dev "))
+		return true; /* that is what it was broken for */
+
 	for (const char *at = line; device[0] && (at = strstr(at, "loop")); at += 4) {
 		size_t n = strspn(at + 4, "0123456789");
 

@@ -55,6 +55,8 @@ struct rw_shared {
 	_Atomic int child;  /* pid of the variant's first task */
 	_Atomic int caller; /* tid that makes the call under test; 0: none, watch io-wq */
 
+	_Atomic int device_broken; /* by the test itself: the kernel may say so */
+
 	_Atomic int may_block;	/* in a submission that is allowed to sleep (io_submit) */
 	_Atomic int submitting; /* tid in a submission that is not */
 	_Atomic int frozen;	/* rw_freeze() was called, and nobody has thawed since */
