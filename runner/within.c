@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -40,6 +41,27 @@ static void last_line(int log, off_t from, char *line, size_t size)
 	text[len > 0 ? len : 0] = 0;
 	start = strrchr(text, '\n');
 	snprintf(line, size, "%.*s", (int)size - 1, start ? start + 1 : text);
+}
+
+/* Does it name loop devices, and none of this run's? Others may run beside it. */
+static bool is_foreign(const char *line)
+{
+	const char *run = getenv("RINGWEDGE_RUN"), *at;
+	bool named = false, ours = false;
+	char path[64], image[4096];
+
+	for (at = line; run && (at = strstr(at, "loop")); at += 4) {
+		size_t digits = strspn(at + 4, "0123456789");
+
+		if (!digits || digits > 9)
+			continue;
+		named = true;
+		snprintf(path, sizeof(path), "/sys/block/%.*s/loop/backing_file", (int)digits + 4,
+			 at);
+		ours |= rw_slurp(path, image, sizeof(image)) > 0 &&
+			!strncmp(image, run, strlen(run)) && image[strlen(run)] == '/';
+	}
+	return named && !ours;
 }
 
 static int stuck(pid_t pid, const char *name, double seconds, int log)
@@ -104,6 +126,7 @@ int main(int argc, char **argv)
 	from = lseek(log, 0, SEEK_END);
 
 	rw_kmsg_open(&kmsg);
+	kmsg.foreign = is_foreign;
 	pid = tasks_start(argv + 3, log);
 	if (wait_for(pid, seconds, &status))
 		return stuck(pid, argv[3], seconds, log);
