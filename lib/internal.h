@@ -193,7 +193,6 @@ void rw_gate_leave(void);
 void rw_gate_request(enum rw_gate_order order);
 /* Is the guardian at work on an order, such as an opening that needs no more from the test? */
 bool rw_gate_busy(void);
-bool rw_gate_is_shut(void);
 bool rw_gate_exists(void);
 /* In the parent: thaw the filesystem under test if the variant left it frozen. */
 void rw_thaw_left(void);

@@ -302,6 +302,8 @@ bool rw_has_gate(void);
 /* Hold every write to the device under test from now on (FIFREEZE of the outer filesystem). */
 void rw_gate_shut(void);
 void rw_gate_open(void);
+/* Is it still? The guardian opens it for a submission that may sleep (io_submit) and does. */
+bool rw_gate_is_shut(void);
 /*
  * Wait until the device holds `n` writes. Returns how many it holds once nothing moves any more:
  * fewer than `n` when the kernel serialises them, 0 when they did not need the device (buffered).
