@@ -17,6 +17,7 @@
 #include <dirent.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/sysmacros.h>
@@ -232,11 +233,19 @@ static void thaw(int fd)
 	set_state(RW_GATE_OPEN);
 }
 
-/* Says so before: whoever waited for it looks at once. */
+/* One at a time, test or guardian: a thaw that came late would undo the next freeze. */
+static bool may_thaw(void)
+{
+	int frozen = RW_FROZEN;
+
+	return atomic_compare_exchange_strong(&rw_shared->frozen, &frozen, RW_THAWING);
+}
+
 static void thaw_inner(void)
 {
-	if (atomic_exchange(&rw_shared->frozen, 0) && ioctl(inner_fd, FITHAW, 0))
-		atomic_store(&rw_shared->frozen, 1);
+	if (may_thaw())
+		atomic_store(&rw_shared->frozen,
+			     ioctl(inner_fd, FITHAW, 0) ? RW_FROZEN : RW_THAWED);
 }
 
 /* The test's tasks are dying. One that is in FIFREEZE ends that first: thaw until all are gone. */
@@ -468,7 +477,8 @@ void rw_thaw_left(void)
 	pid = fork();
 	if (!pid) {
 		prctl(PR_SET_NAME, "rw-thaw");
-		thaw_inner();
+		if (!ioctl(inner_fd, FITHAW, 0))
+			atomic_store(&rw_shared->frozen, RW_THAWED);
 		_exit(0);
 	}
 	while (pid > 0 && !waitpid(pid, NULL, WNOHANG) && rw_now_ns() < end)
@@ -479,7 +489,7 @@ void rw_freeze(void)
 {
 	if (!rw_gate_exists())
 		rw_skip("needs a gate: a filesystem that others use is not frozen");
-	atomic_store(&rw_shared->frozen, 1);
+	atomic_store(&rw_shared->frozen, RW_FROZEN);
 	rw_futex_wake(&rw_shared->gate_order); /* for a look at `frozen` */
 	rw_enter("FIFREEZE");
 	rw_leave("FIFREEZE", ioctl(inner_fd, FIFREEZE, 0), RW_FAIL, __FILE__, __LINE__);
@@ -487,16 +497,20 @@ void rw_freeze(void)
 
 bool rw_is_frozen(void)
 {
-	return atomic_load(&rw_shared->frozen);
+	return atomic_load(&rw_shared->frozen) == RW_FROZEN;
 }
 
 void rw_thaw(void)
 {
-	if (!rw_is_frozen())
-		return; /* the guardian has, for a submission that may sleep */
+	if (!may_thaw()) {
+		/* The guardian has, or is at it, for a submission that may sleep. */
+		while (atomic_load(&rw_shared->frozen) == RW_THAWING)
+			sched_yield();
+		return;
+	}
 	rw_enter("FITHAW");
 	rw_leave("FITHAW", ioctl(inner_fd, FITHAW, 0), RW_FAIL, __FILE__, __LINE__);
-	atomic_store(&rw_shared->frozen, 0);
+	atomic_store(&rw_shared->frozen, RW_THAWED);
 }
 
 void rw_gate_shut(void)

@@ -32,6 +32,9 @@ extern volatile sig_atomic_t rw_interrupted; /* SIGINT, SIGTERM or SIGHUP, in th
 enum rw_gate_state { RW_GATE_OPEN, RW_GATE_SHUT };
 enum rw_gate_order { RW_GATE_IDLE, RW_GATE_DO_SHUT, RW_GATE_DO_OPEN, RW_GATE_OPEN_WHEN_BLOCKED };
 
+/* The filesystem under test: as soon as rw_freeze() is called, and when somebody is at FITHAW. */
+enum rw_inner_state { RW_THAWED, RW_FROZEN, RW_THAWING };
+
 struct rw_shared {
 	_Atomic uint32_t gate_order; /* futex; enum rw_gate_order; the guardian resets it */
 	_Atomic uint32_t gate_state; /* futex; enum rw_gate_state */
@@ -59,7 +62,7 @@ struct rw_shared {
 
 	_Atomic int may_block;	/* in a submission that is allowed to sleep (io_submit) */
 	_Atomic int submitting; /* tid in a submission that is not */
-	_Atomic int frozen;	/* rw_freeze() was called, and nobody has thawed since */
+	_Atomic int frozen;	/* enum rw_inner_state */
 
 	_Atomic unsigned int held;     /* steps in which the gate held a write */
 	_Atomic unsigned int not_held; /* steps in which it held none */
