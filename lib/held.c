@@ -271,7 +271,7 @@ bool rw_in_drain_now(pid_t pid)
 		unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, true);
 
 		for (unsigned int i = 0; i < n; i++)
-			if (t[i].tid == pid && t[i].state == 'D' && rw_in_drain(t[i].stack))
+			if (t[i].tid == pid && t[i].state != 'R' && rw_in_drain(t[i].stack))
 				return true;
 		sched_yield();
 	} while (rw_now_ns() < end);
@@ -313,6 +313,51 @@ void rw_held_by(const struct rw_who *who, void (*call)(const void *), const void
 		rw_gate_open();
 	if (must_wait)
 		check_blocked();
+}
+
+/* ---- and something befalls the task that waits ----------------------------- */
+
+struct struck {
+	const struct rw_strike *strike;
+	pid_t target;
+	int fd;
+};
+
+static void strike(const void *p)
+{
+	const struct struck *s = p;
+	struct rw_quiet q = { 0, 0 };
+	uint64_t end = rw_now_ns() + 1000 * RW_MS;
+	bool waited = rw_in_drain_now(s->target);
+
+	s->strike->hit(s->target, s->fd);
+	while (others_quiet(&q) < 10 * RW_MS && rw_now_ns() < end)
+		sched_yield();
+	/* Sleeping without interruption, it takes notice of nothing before the I/O has ended. */
+	if (waited && kernel_has_drain() && !rw_in_drain_now(s->target))
+		rw_fail("%s ended a task's wait for direct I/O in flight", s->strike->name);
+	rw_gate_open();
+	if (s->strike->after)
+		s->strike->after(s->target);
+}
+
+void rw_held_struck(const struct rw_who *who, void (*call)(const void *), const void *arg,
+		    const struct rw_strike *by, int fd)
+{
+	struct timed t = { call, arg, true };
+	struct struck s = { by, getpid(), fd };
+	struct rw_helper h;
+
+	if (who->other) {
+		h = start_helper(timed_call, &t, true);
+		s.target = h.pid;
+		strike(&s);
+		h.sig = by->dies_of;
+	} else {
+		h = rw_start(strike, &s);
+		timed_call(&t);
+	}
+	rw_join(h);
 }
 
 void rw_held_reap(struct rw_ring *ring)

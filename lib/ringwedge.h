@@ -380,6 +380,19 @@ void rw_by(const struct rw_who *who, void (*call)(const void *), const void *arg
  */
 void rw_held_by(const struct rw_who *who, void (*call)(const void *), const void *arg,
 		bool must_wait);
+/*
+ * What befalls a task asleep in a call. `hit` is done by another task while it sleeps, the gate is
+ * opened, and then comes `after` (may be NULL). `dies_of`: the signal that it dies of, if it does.
+ */
+struct rw_strike {
+	const char *name;
+	void (*hit)(pid_t pid, int fd);
+	void (*after)(pid_t pid);
+	int dies_of;
+};
+/* Make the call as rw_held_by() does; it must sleep on. `fd` is for `hit`. */
+void rw_held_struck(const struct rw_who *who, void (*call)(const void *), const void *arg,
+		    const struct rw_strike *strike, int fd);
 /* The same for requests of the ring itself: opens the gate when all is asleep, and reaps. */
 void rw_held_reap(struct rw_ring *ring);
 
