@@ -8,6 +8,7 @@
 #include <libaio.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -180,6 +181,29 @@ struct rw_ring *rw_ring_beside(struct rw_ring *other, unsigned int depth)
 void rw_adopt(struct rw_ring *r)
 {
 	memory(r->arena, r->depth * RW_MAX_WRITE, MAP_PRIVATE | MAP_FIXED);
+}
+
+#define USED (8192 * RW_KIB) /* on each CPU */
+
+void rw_use_memory(void)
+{
+	cpu_set_t all, one;
+
+	rw_set_up(sched_getaffinity(0, sizeof(all), &all));
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		char *pages;
+
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		rw_set_up(sched_setaffinity(0, sizeof(one), &one));
+		pages = memory(NULL, USED, MAP_PRIVATE);
+		madvise(pages, 1024 * RW_KIB,
+			MADV_NOHUGEPAGE); /* single ones, as they were freed */
+		memset(pages, 0x55, USED);
+	}
+	rw_set_up(sched_setaffinity(0, sizeof(all), &all));
 }
 
 static unsigned long pinned_kib(void)

@@ -289,6 +289,11 @@ void rw_ring_close(struct rw_ring *ring);
 void rw_adopt(struct rw_ring *ring);
 /* Nothing of this process is registered, or in flight from what was, any more (VmPin, proc(5)). */
 void rw_unpinned(void);
+/*
+ * Fill the pages that were freed last, on each CPU, with other data: a write that still reads them
+ * writes that. They stay in use until the variant ends.
+ */
+void rw_use_memory(void);
 /* For what there is no call for. */
 struct io_uring *rw_uring(struct rw_ring *ring);
 

@@ -231,16 +231,6 @@ static void messages(void)
 	message(&rw_ring_kinds[2]);
 }
 
-static char *foreign(size_t len)
-{
-	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (p == MAP_FAILED)
-		rw_broken("out of memory");
-	memset(p, 0x55, len);
-	return p;
-}
-
 static void unregister_and_reap(const void *p)
 {
 	struct rw_ring *const *ring = p;
@@ -257,9 +247,11 @@ static void cloned_buffers(void)
 	struct rw_ring *ring[] = { rw_ring(&rw_ring_kinds[0], 1), rw_ring(&rw_ring_kinds[0], 1) };
 	struct clone_buffers clone = { .src_fd = (uint32_t)rw_uring(ring[0])->ring_fd };
 	struct io_uring_sqe sqe = { 0 };
-	char *buf = foreign(LEN), *other;
+	char *buf = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct iovec iov = { buf, LEN };
 
+	if (buf == MAP_FAILED)
+		rw_broken("out of memory");
 	rw_fill(f, buf, 0, LEN, rw_promise(f, 0, LEN));
 	rw_set_up(io_uring_register_buffers(rw_uring(ring[0]), &iov, 1) ? -1 : 0);
 	rw_supported("IORING_REGISTER_CLONE_BUFFERS",
@@ -273,14 +265,13 @@ static void cloned_buffers(void)
 		rw_in_flight(1);
 	rw_ring_close(ring[0]);
 	munmap(buf, LEN);
-	other = foreign(4 * LEN); /* gets the pages, if they were free */
+	rw_use_memory(); /* its pages, if they were free */
 	if (rw_has_gate())
 		rw_held_by(&rw_whos[0], unregister_and_reap, ring, false);
 	else
 		unregister_and_reap(ring);
 	rw_unpinned();
 	rw_ring_close(ring[1]);
-	munmap(other, 4 * LEN);
 	rw_then(f, (struct rw_change){ RW_KEEP });
 	rw_verify(f);
 }

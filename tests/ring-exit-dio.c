@@ -215,7 +215,7 @@ static void look_around(const struct end *end, const struct rw_ring_kind *kind)
 	if (end->idle)
 		rw_workers_asleep();
 	/* If the pages of the writes were let go of, they are used now: foreign data. */
-	memset(malloc(16384 * RW_KIB), 0x55, 16384 * RW_KIB);
+	rw_use_memory();
 }
 
 enum moment { HELD, DONE, RACING };
