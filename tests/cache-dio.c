@@ -163,6 +163,45 @@ static void meanwhile(struct rw_ring *ring, const struct rw_write_kind *kind)
 	finish(&c);
 }
 
+struct patch {
+	const struct cached *c;
+	off_t off;
+	unsigned int promise;
+};
+
+static void patch(const void *p)
+{
+	const struct patch *w = p;
+	char buf[512];
+
+	rw_fill(w->c->file, buf, w->off, sizeof(buf), w->promise);
+	rw_eq(rw_ok(pwrite(w->c->fd, buf, sizeof(buf), w->off)), (long long)sizeof(buf));
+}
+
+/*
+ * A cached write of a part of a block that is being written directly: the page would be filled from
+ * what is there before, and its write-back undo the direct write. ext4_buffered_write_iter() waits.
+ */
+static void patched(struct rw_ring *ring, const struct rw_write_kind *kind)
+{
+	struct cached c = start(ring, kind->state);
+	struct patch w = { &c, AT + 512 };
+	unsigned int n;
+
+	if (!rw_has_gate())
+		rw_skip("needs a gate");
+	patch(&(struct patch){ &c, SIZE, rw_promise(c.file, SIZE, 512) });
+	rw_ok(fsync(c.fd));
+	rw_gate_shut();
+	submit(ring, &c, kind);
+	n = rw_in_flight(rw_unreaped(ring));
+	w.promise = rw_promise(c.file, w.off, 512);
+	rw_held_by(&rw_whos[1], patch, &w, n > 0);
+	rw_reap(ring);
+	rw_then(c.file, (struct rw_change){ RW_KEEP });
+	finish(&c);
+}
+
 /*
  * The device serves its queue in order, so how can a read that comes after a write's submission be
  * served before it? The write's buffer is the mapping of another file, which must be read first,
@@ -234,10 +273,12 @@ static const struct scene {
 	bool no_data; /* only where there are no data yet */
 	bool plain;   /* no flags, no growth */
 	bool punted;  /* only by rings whose owner does not submit itself */
+	bool ext4;    /* only ext4 promises that */
 } scenes[] = {
 	{ "read-before", before },
 	{ "read-meanwhile", meanwhile, .no_data = true },
 	{ "read-overtakes", overtaken, .plain = true, .punted = true },
+	{ "write-meanwhile", patched, .plain = true, .ext4 = true },
 	{ "dirty-before", dirty },
 	{ "from-itself", from_itself, .plain = true },
 };
@@ -248,6 +289,8 @@ static void run(const void *const *at)
 	struct rw_ring *ring = rw_ring(at[1], 4);
 	static const struct rw_write_kind hole = { RW_HOLE };
 
+	if (scene->ext4 && rw_fs() != RW_EXT4)
+		rw_skip("needs ext4");
 	for (size_t k = 0; k <= RW_WRITE_KINDS; k++) {
 		const struct rw_write_kind *kind = k < RW_WRITE_KINDS ? &rw_write_kinds[k] : &hole;
 		bool data = kind->state != RW_UNWRITTEN && kind->state != RW_HOLE;
@@ -265,6 +308,8 @@ static bool has(const void *const *at)
 	const struct scene *scene = at[0];
 	const struct rw_ring_kind *kind = at[1];
 
+	if (scene->ext4)
+		return kind == &rw_ring_kinds[0] || kind->aio;
 	return !scene->punted || kind->async || kind->setup & IORING_SETUP_SQPOLL;
 }
 
