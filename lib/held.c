@@ -328,17 +328,18 @@ static void strike(const void *p)
 	const struct struck *s = p;
 	struct rw_quiet q = { 0, 0 };
 	uint64_t end = rw_now_ns() + 1000 * RW_MS;
-	bool waited = rw_in_drain_now(s->target);
+	bool waited = rw_in_drain_now(s->target), ended;
 
 	s->strike->hit(s->target, s->fd);
 	while (others_quiet(&q) < 10 * RW_MS && rw_now_ns() < end)
 		sched_yield();
 	/* Sleeping without interruption, it takes notice of nothing before the I/O has ended. */
-	if (waited && kernel_has_drain() && !rw_in_drain_now(s->target))
-		rw_fail("%s ended a task's wait for direct I/O in flight", s->strike->name);
+	ended = waited && kernel_has_drain() && !rw_in_drain_now(s->target);
 	rw_gate_open();
 	if (s->strike->after)
-		s->strike->after(s->target);
+		s->strike->after(s->target); /* or it would stay stopped */
+	if (ended)
+		rw_fail("%s ended a task's wait for direct I/O in flight", s->strike->name);
 }
 
 void rw_held_struck(const struct rw_who *who, void (*call)(const void *), const void *arg,
