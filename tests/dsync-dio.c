@@ -182,7 +182,7 @@ static bool has(const void *const *at)
 }
 
 static const char *const guards[] = {
-	"4f8ff44b9b9c iomap: iomap_dio_rw() handles all sync writes",
+	"3460cac1ca76 iomap: Use FUA for pure data O_DSYNC DIO writes",
 	NULL,
 };
 

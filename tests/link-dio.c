@@ -247,7 +247,7 @@ static bool has(const void *const *at)
 
 static const char *const guards[] = {
 	"838b35bb6a89 io_uring/rw: disable IOCB_DIO_CALLER_COMP",
-	"23c021817fec io_uring/rw: treat -EOPNOTSUPP for IOCB_NOWAIT like -EAGAIN",
+	"23c021817fec io_uring: run normal task_work AFTER local work",
 	NULL,
 };
 
