@@ -405,6 +405,16 @@ void rw_settle(struct rw_file *f, struct rw_model *after)
 	free(after);
 }
 
+void rw_maybe(struct rw_file *f, struct rw_change c)
+{
+	struct rw_model *m = f->model, *before = clone_model(m);
+
+	if (m->n_writes)
+		rw_broken("rw_maybe() with writes that rw_then() or rw_race() was not told of");
+	apply(m, &c);
+	unite(m, before);
+}
+
 void rw_unordered(struct rw_file *f)
 {
 	struct rw_model *m = f->model;

@@ -166,6 +166,8 @@ void rw_then(struct rw_file *f, struct rw_change c);
 void rw_race(struct rw_file *f, struct rw_change c);
 /* The same, and some of the writes may not have come at all: they were cancelled. */
 void rw_race_cancelled(struct rw_file *f, struct rw_change c);
+/* The change was made, or not, or in part: each cell is as before or as after it. */
+void rw_maybe(struct rw_file *f, struct rw_change c);
 /* The writes overlap and race each other: each cell holds one that covers it, whole. */
 void rw_unordered(struct rw_file *f);
 /* Contents, size and neighbours, by direct and by cached reads: any other word is a FAIL. */

@@ -176,7 +176,7 @@ static void one(struct rw_ring *ring, const struct op *op, const struct rw_strik
 	rw_then(f, op->change);
 	/* Killed, xfs_reflink_remap_blocks() may end between two extents. */
 	if (op->clones)
-		(strike->hit == fatal ? rw_race : rw_then)(
+		(strike->hit == fatal ? rw_maybe : rw_then)(
 			a.copy, (struct rw_change){ RW_COPY, 0, SIZE, f, 0 });
 	rw_verify(f);
 	rw_verify(a.copy);
