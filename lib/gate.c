@@ -59,24 +59,17 @@ void rw_device_find(const char *dir)
 		device_of(rw_opt.gate, outer, sizeof(outer));
 }
 
+static bool is_ours(const char *name)
+{
+	return !strcmp(name, device) || !strcmp(name, outer);
+}
+
 /* Filesystems name their device in the log: what another run's device has is not of this test. */
 bool rw_foreign_device(const char *line)
 {
-	bool named = false;
-	char name[64];
-
 	if (atomic_load(&rw_shared->device_broken) && strstr(line, "I/O error, dev "))
 		return true; /* that is what it was broken for */
-
-	for (const char *at = line; device[0] && (at = strstr(at, "loop")); at += 4) {
-		size_t n = strspn(at + 4, "0123456789");
-
-		snprintf(name, sizeof(name), "%.*s", (int)(n + 4), at);
-		if (n && (!strcmp(name, device) || !strcmp(name, outer)))
-			return false;
-		named |= n > 0;
-	}
-	return named;
+	return device[0] && rw_only_other_loops(line, is_ours);
 }
 
 const char *rw_device_name(void)

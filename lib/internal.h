@@ -166,6 +166,8 @@ void rw_kmsg_open(struct rw_kmsg *k);
  */
 unsigned int rw_kmsg_read(struct rw_kmsg *k, FILE *out, char *bad, size_t len);
 void rw_kmsg_close(struct rw_kmsg *k);
+/* Does the line name loop devices, and none that is ours? Other runs have some of their own. */
+bool rw_only_other_loops(const char *line, bool (*ours)(const char *name));
 /* Is the line a complaint? Returns what kind ("warning", "lockdep", ...), or NULL. */
 const char *rw_kmsg_complaint(const char *line);
 uint64_t rw_taint(void);

@@ -51,6 +51,24 @@ const char *rw_kmsg_complaint(const char *line)
 	return NULL;
 }
 
+bool rw_only_other_loops(const char *line, bool (*ours)(const char *name))
+{
+	bool named = false;
+	char name[16];
+
+	for (const char *at = line; (at = strstr(at, "loop")); at += 4) {
+		size_t digits = strspn(at + 4, "0123456789");
+
+		if (!digits || digits > 9)
+			continue;
+		snprintf(name, sizeof(name), "%.*s", (int)digits + 4, at);
+		if (ours(name))
+			return false;
+		named = true;
+	}
+	return named;
+}
+
 void rw_kmsg_open(struct rw_kmsg *k)
 {
 	memset(k, 0, sizeof(*k));

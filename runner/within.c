@@ -43,25 +43,19 @@ static void last_line(int log, off_t from, char *line, size_t size)
 	snprintf(line, size, "%.*s", (int)size - 1, start ? start + 1 : text);
 }
 
-/* Does it name loop devices, and none of this run's? Others may run beside it. */
-static bool is_foreign(const char *line)
+static bool is_of_run(const char *name)
 {
-	const char *run = getenv("RINGWEDGE_RUN"), *at;
-	bool named = false, ours = false;
+	const char *run = getenv("RINGWEDGE_RUN");
 	char path[64], image[4096];
 
-	for (at = line; run && (at = strstr(at, "loop")); at += 4) {
-		size_t digits = strspn(at + 4, "0123456789");
+	snprintf(path, sizeof(path), "/sys/block/%.20s/loop/backing_file", name);
+	return rw_slurp(path, image, sizeof(image)) > 0 && !strncmp(image, run, strlen(run)) &&
+	       image[strlen(run)] == '/';
+}
 
-		if (!digits || digits > 9)
-			continue;
-		named = true;
-		snprintf(path, sizeof(path), "/sys/block/%.*s/loop/backing_file", (int)digits + 4,
-			 at);
-		ours |= rw_slurp(path, image, sizeof(image)) > 0 &&
-			!strncmp(image, run, strlen(run)) && image[strlen(run)] == '/';
-	}
-	return named && !ours;
+static bool is_foreign(const char *line)
+{
+	return getenv("RINGWEDGE_RUN") && rw_only_other_loops(line, is_of_run);
 }
 
 static int stuck(pid_t pid, const char *name, double seconds, int log)
