@@ -149,7 +149,8 @@ static bool settled(struct rw_quiet *q, bool stacks)
 	static struct rw_task t[RW_MAX_TASKS];
 	static struct rw_quiet drain;
 	pid_t caller = atomic_load(&rw_shared->caller);
-	unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, stacks);
+	unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS,
+				  stacks ? RW_STACKS : RW_GLANCE);
 	uint64_t quiet;
 
 	/* A poller that is being ended spins for as long as writes are in flight. */
@@ -198,7 +199,8 @@ static bool submission_stuck(struct rw_quiet *q, bool shut)
 		q->since = 0;
 		return false;
 	}
-	n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, submitting != 0);
+	n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS,
+		     submitting ? RW_STACKS : RW_GLANCE);
 	rw_look_quiet(q, t, n, 0);
 	if (!q->since || rw_now_ns() - q->since < (submitting ? 50 : 10) * SETTLED)
 		return false;
@@ -249,7 +251,8 @@ static void outlive_test(void)
 	bool alive;
 
 	do {
-		unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, false);
+		unsigned int n =
+			rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, RW_WHOLE);
 
 		alive = false;
 		for (unsigned int i = 0; i < n; i++)

@@ -54,7 +54,7 @@ static uint64_t others_quiet(struct rw_quiet *q)
 {
 	static struct rw_task t[RW_MAX_TASKS];
 
-	rw_look_quiet(q, t, rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, false),
+	rw_look_quiet(q, t, rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, RW_GLANCE),
 		      my_tid());
 	return q->since ? rw_now_ns() - q->since : 0;
 }
@@ -122,10 +122,10 @@ void rw_workers_asleep(void)
 	/* Who works for a moment is calm in the next window; who spins never is. */
 	for (int window = 0; window < 10; window++) {
 		uint64_t start = rw_now_ns();
-		unsigned int n = rw_tasks(root, t[0], RW_MAX_TASKS, false), n_now;
+		unsigned int n = rw_tasks(root, t[0], RW_MAX_TASKS, RW_GLANCE), n_now;
 
 		poll(NULL, 0, 20);
-		n_now = rw_tasks(root, t[1], RW_MAX_TASKS, true);
+		n_now = rw_tasks(root, t[1], RW_MAX_TASKS, RW_STACKS);
 		spins = spinning(t[0], n, t[1], n_now, rw_now_ns() - start);
 		rw_progress();
 		if (!spins)
@@ -268,7 +268,8 @@ bool rw_in_drain_now(pid_t pid)
 
 	rw_progress();
 	do {
-		unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, true);
+		unsigned int n =
+			rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, RW_STACKS);
 
 		for (unsigned int i = 0; i < n; i++)
 			if (t[i].tid == pid && t[i].state != 'R' && rw_in_drain(t[i].stack))
@@ -288,7 +289,7 @@ void rw_submitted(void)
 
 	while (others_quiet(&q) < 20 * RW_MS && rw_now_ns() < end)
 		sched_yield();
-	n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, true);
+	n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, RW_STACKS);
 	for (unsigned int i = 0; i < n; i++) {
 		if (strncmp(t[i].comm, "iou-sqp-", 8) || !strstr(t[i].stack, "io_submit"))
 			continue;

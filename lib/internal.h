@@ -116,11 +116,11 @@ const char *rw_verdict_name(enum rw_verdict verdict);
 struct rw_task {
 	pid_t pid, tid;
 	char comm[32];
-	char state;	   /* R S D T t Z X I, '?' when unreadable */
+	char state;	   /* R S D T t Z X I, '?' when unreadable; but for RW_WHOLE just R or S */
 	bool io_worker;	   /* iou-wrk-*, iou-sqp-* */
 	uint64_t cpu_ns;   /* schedstat, or utime + stime */
 	uint64_t wait_ns;  /* runnable, not running; 0 where unknown */
-	uint64_t switches; /* voluntary + involuntary */
+	uint64_t switches; /* how often it was given a CPU, or gave it up */
 	char wchan[64];
 	char syscall[192];    /* /proc/PID/task/TID/syscall as is */
 	char stack[RW_STACK]; /* "f < g < h", innermost first, offsets cut; "" when unreadable */
@@ -128,8 +128,14 @@ struct rw_task {
 
 #define RW_MAX_TASKS 128
 
-/* Every thread of `root` and of the registered helpers; stack, wchan and syscall if `deep`. */
-unsigned int rw_tasks(pid_t root, struct rw_task *out, unsigned int max, bool deep);
+enum rw_depth {
+	RW_GLANCE, /* does it run, has it run? */
+	RW_STACKS, /* that and its stack */
+	RW_WHOLE,  /* everything. May sleep until direct I/O in flight has ended: see sample() */
+};
+
+/* Every thread of `root` and of the registered helpers. */
+unsigned int rw_tasks(pid_t root, struct rw_task *out, unsigned int max, enum rw_depth depth);
 /* Every process with an ancestor `root`, for orphans and grandchildren. Returns how many. */
 unsigned int rw_descendants(pid_t root, pid_t *out, unsigned int max);
 /* All of a test's threads asleep, and none has run since the last call with the same `mark`. */

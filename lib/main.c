@@ -188,7 +188,7 @@ static void blame_orphan(pid_t pid, struct rw_outcome *o)
 	char where[512];
 
 	atomic_store(&rw_shared->n_helpers, 0);
-	if (!rw_tasks(pid, t, RW_MAX_TASKS, true))
+	if (!rw_tasks(pid, t, RW_MAX_TASKS, RW_WHOLE))
 		return; /* just gone */
 	rw_where(&t[0], where, sizeof(where));
 	o->verdict = RW_HANG;

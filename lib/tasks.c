@@ -107,41 +107,69 @@ static void read_stat(struct rw_task *t, const char *base)
 	t->cpu_ns = (user + sys) * (1000000000ull / (uint64_t)sysconf(_SC_CLK_TCK));
 }
 
-static bool sample(struct rw_task *t, pid_t pid, pid_t tid, bool deep)
+/* Asleep or not, without `stat`. */
+static void read_running(struct rw_task *t, const char *base)
 {
-	unsigned long long run, wait;
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/syscall", base);
+	if (rw_slurp(path, t->syscall, sizeof(t->syscall)) < 0)
+		return;
+	snprintf(path, sizeof(path), "%s/comm", base);
+	if (rw_slurp(path, t->comm, sizeof(t->comm)) >= 0)
+		t->state = strcmp(t->syscall, "running") ? 'S' : 'R';
+}
+
+/*
+ * `stat` and `status` take a reference to the task's memory, and whose is the last one ends its
+ * aio contexts (mmput(), exit_aio()): a reader that meets a task at its exit may sleep there in its
+ * place until the I/O has ended. The watchdog can afford that, but not who is to open the gate.
+ */
+static bool sample(struct rw_task *t, pid_t pid, pid_t tid, enum rw_depth depth)
+{
+	unsigned long long run = 0, wait = 0, runs = 0;
 	char base[64], path[128], buf[8192];
 
 	memset(t, 0, sizeof(*t));
 	t->pid = pid;
 	t->tid = tid;
+	t->state = '?';
 	snprintf(base, sizeof(base), "/proc/%d/task/%d", pid, tid);
-	read_stat(t, base);
+	if (depth != RW_WHOLE)
+		read_running(t, base);
+	if (t->state == '?')
+		read_stat(t, base);
 	if (t->state == '?')
 		return false;
 	t->io_worker = !strncmp(t->comm, "iou-", 4);
 	snprintf(path, sizeof(path), "%s/schedstat", base);
-	if (rw_slurp(path, buf, sizeof(buf)) > 0 && sscanf(buf, "%llu %llu", &run, &wait) == 2) {
+	if (rw_slurp(path, buf, sizeof(buf)) > 0 &&
+	    sscanf(buf, "%llu %llu %llu", &run, &wait, &runs) == 3 && runs) {
 		t->cpu_ns = run;
 		t->wait_ns = wait;
+		t->switches = runs;
+	} else { /* a kernel without CONFIG_SCHED_INFO, or a task that is new */
+		snprintf(path, sizeof(path), "%s/status", base);
+		if (rw_slurp(path, buf, sizeof(buf)) > 0)
+			t->switches = field(buf, "\nvoluntary_ctxt_switches:") +
+				      field(buf, "\nnonvoluntary_ctxt_switches:");
 	}
-	snprintf(path, sizeof(path), "%s/status", base);
+	if (depth == RW_GLANCE)
+		return true;
+	snprintf(path, sizeof(path), "%s/stack", base);
 	if (rw_slurp(path, buf, sizeof(buf)) > 0)
-		t->switches = field(buf, "\nvoluntary_ctxt_switches:") +
-			      field(buf, "\nnonvoluntary_ctxt_switches:");
-	if (!deep)
+		fold_stack(buf, t->stack, sizeof(t->stack));
+	if (depth == RW_STACKS)
 		return true;
 	snprintf(path, sizeof(path), "%s/wchan", base);
 	rw_slurp(path, t->wchan, sizeof(t->wchan));
 	snprintf(path, sizeof(path), "%s/syscall", base);
 	rw_slurp(path, t->syscall, sizeof(t->syscall));
-	snprintf(path, sizeof(path), "%s/stack", base);
-	if (rw_slurp(path, buf, sizeof(buf)) > 0)
-		fold_stack(buf, t->stack, sizeof(t->stack));
 	return true;
 }
 
-static unsigned int threads_of(pid_t pid, struct rw_task *out, unsigned int max, bool deep)
+static unsigned int threads_of(pid_t pid, struct rw_task *out, unsigned int max,
+			       enum rw_depth depth)
 {
 	struct dirent *e;
 	unsigned int n = 0;
@@ -154,22 +182,22 @@ static unsigned int threads_of(pid_t pid, struct rw_task *out, unsigned int max,
 		return 0;
 	while (n < max && (e = readdir(d)))
 		if (isdigit((unsigned char)e->d_name[0]) &&
-		    sample(&out[n], pid, atoi(e->d_name), deep))
+		    sample(&out[n], pid, atoi(e->d_name), depth))
 			n++;
 	closedir(d);
 	return n;
 }
 
-unsigned int rw_tasks(pid_t root, struct rw_task *out, unsigned int max, bool deep)
+unsigned int rw_tasks(pid_t root, struct rw_task *out, unsigned int max, enum rw_depth depth)
 {
-	unsigned int n = threads_of(root, out, max, deep);
+	unsigned int n = threads_of(root, out, max, depth);
 	int helpers = atomic_load(&rw_shared->n_helpers);
 
 	for (int i = 0; i < helpers && i < RW_HELPERS; i++) {
 		pid_t pid = atomic_load(&rw_shared->helpers[i]);
 
 		if (pid)
-			n += threads_of(pid, out + n, max - n, deep);
+			n += threads_of(pid, out + n, max - n, depth);
 	}
 	return n;
 }

@@ -113,7 +113,7 @@ static void take_sample(struct watch *w)
 	const struct sample *before = w->n_samples ? newest(w) : NULL;
 
 	s->at = rw_now_ns();
-	s->n = rw_tasks(w->child, s->t, RW_MAX_TASKS, true);
+	s->n = rw_tasks(w->child, s->t, RW_MAX_TASKS, RW_WHOLE);
 	rw_look_quiet(&w->quiet, s->t, s->n, 0);
 	w->n_same = before && w->quiet.since && same_stacks(before, s) ? w->n_same + 1 : 1;
 	if (!w->n_samples++)
@@ -385,7 +385,7 @@ static void signal_all(const struct watch *w, int sig)
 static bool all_dead(const struct watch *w)
 {
 	static struct rw_task t[RW_MAX_TASKS];
-	unsigned int n = rw_tasks(w->child, t, RW_MAX_TASKS, false);
+	unsigned int n = rw_tasks(w->child, t, RW_MAX_TASKS, RW_WHOLE);
 
 	for (unsigned int i = 0; i < n; i++)
 		if (t[i].state != 'Z' && t[i].state != 'X')
@@ -416,7 +416,7 @@ static const char *put_down(const struct watch *w, struct rw_outcome *o, FILE *f
 
 	signal_all(w, SIGUSR2);
 	for (uint64_t end = rw_now_ns() + PROBE * RW_MS; now && t && !woke && rw_now_ns() < end;) {
-		unsigned int n = rw_tasks(w->child, now, RW_MAX_TASKS, false);
+		unsigned int n = rw_tasks(w->child, now, RW_MAX_TASKS, RW_WHOLE);
 
 		for (unsigned int i = 0; i < n; i++)
 			woke |= now[i].tid == t->tid && now[i].switches != before;
