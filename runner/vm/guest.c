@@ -196,12 +196,13 @@ static char **command(struct job *j)
 	}
 	/*
 	 * Where it is out of memory no verdict can be trusted: a panic makes sure of that. On a busy
-	 * host an emulated timer can be too late for the kernel's check of it, which is a panic, too.
+	 * host an emulated timer can be too late for the kernel's check of it, which is a panic, too,
+	 * and for its measurement of the emulated TSC: a clock that is many times too fast.
 	 */
 	ADD("-append",
 	    format("console=ttyS0,115200 ignore_loglevel panic=-1 nokaslr mitigations=off "
-		   "no_timer_check sysctl.vm.panic_on_oom=1 RW_JOB=%d %s",
-		   j->nr + 1, append));
+		   "no_timer_check%s sysctl.vm.panic_on_oom=1 RW_JOB=%d %s",
+		   kvm ? "" : " tsc=unstable", j->nr + 1, append));
 	for (i = 0; i < nr_extra; i++)
 		argv[n++] = extra[i];
 	free(qmp);
