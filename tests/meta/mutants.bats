@@ -260,6 +260,22 @@ END
 	[[ $(score '.mutants[] | .verdict' | xargs) == "not-run killed" ]]
 }
 
+@test "--first begins with what killed it the last time, and goes on if that does not" {
+	local narrowed
+
+	need_kernel_tools
+	make_suite
+	mutant 01-bug three bug
+	mutants --first --runs 0
+	mutant 01-bug three bug-again
+	mutants --first --runs 0
+	narrowed=$(grep -c -- '-c xfs-4k some-test$' <(cat "$RINGWEDGE_CACHE"/mutants/*/arguments))
+	[[ $narrowed == 1 && $(runs) == 2 && $(score '.mutants[0].verdict') == killed ]]
+	mutant 01-bug three harmless
+	mutants --first --runs 0
+	[[ $(runs) == 4 && $(score '.mutants[0].verdict') == survived ]]
+}
+
 @test "--first and --budget end a run, with what was found" {
 	need_kernel_tools
 	make_suite
