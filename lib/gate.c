@@ -34,7 +34,28 @@
 static char device[64], outer[64];
 static int life_pipe = -1, gone_pipe = -1;
 
-/* "loop1", "vda2"; "" for btrfs, overlay, network: no block device of their own. */
+/* What is mounted there: btrfs has device numbers of its own making (proc(5), mountinfo). */
+static void mounted_at(const char *dir, char *name, size_t len)
+{
+	char line[4096], *dash, source[256];
+	unsigned long long id;
+	struct statx stx;
+	FILE *f;
+
+	if (statx(AT_FDCWD, dir, 0, STATX_MNT_ID, &stx) || !(stx.stx_mask & STATX_MNT_ID))
+		return;
+	f = fopen("/proc/self/mountinfo", "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		dash = strstr(line, " - ");
+		if (dash && sscanf(line, "%llu", &id) == 1 && id == stx.stx_mnt_id &&
+		    sscanf(dash, " - %*s /dev/%255s", source) == 1)
+			snprintf(name, len, "%.60s", source);
+	}
+	if (f)
+		fclose(f);
+}
+
+/* "loop1", "vda2"; "" for overlay, network: no block device of their own. */
 static void device_of(const char *dir, char *name, size_t len)
 {
 	char link[128], target[512];
@@ -44,6 +65,10 @@ static void device_of(const char *dir, char *name, size_t len)
 	name[0] = '\0';
 	if (stat(dir, &st))
 		return;
+	if (!major(st.st_dev)) {
+		mounted_at(dir, name, len);
+		return;
+	}
 	snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(st.st_dev), minor(st.st_dev));
 	n = readlink(link, target, sizeof(target) - 1);
 	if (n < 0)
@@ -131,7 +156,9 @@ bool rw_device_busy(void)
  */
 bool rw_in_drain(const char *stack)
 {
-	return strstr(stack, "dio_wait") || !strncmp(stack, "freeze_super", 12);
+	/* btrfs waits for the ordered extents that the writes belong to, or their lock. */
+	return strstr(stack, "dio_wait") || strstr(stack, "btrfs_start_ordered_extent") ||
+	       !strncmp(stack, "freeze_super", 12);
 }
 
 /* A writer asleep on its way down holds locks: then any sleep of the caller is explained. */

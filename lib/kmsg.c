@@ -33,6 +33,10 @@ static const struct {
 	  "Assertion failed|metadata I/O error|log I/O error|Unmount and run xfs_repair)" },
 	{ "ext4", "EXT4-fs (error|warning|critical)|EXT4-fs.*(Remounting filesystem read-only|"
 		  "failed to convert unwritten|This should not happen)|JBD2: .*(error|Error)" },
+	{ "btrfs", "BTRFS:? (emergency|alert|critical|error|warning|Transaction aborted)" },
+	{ "f2fs",
+	  "F2FS-fs.*([Ii]nconsistent|[Cc]orrupt|[Ii]nvalid|[Mm]ismatch|[Ii]ncorrect|[Ww]rong|"
+	  "failed|leak|still inuse|run fsck|Stopped filesystem)" },
 	{ "block", "I/O error, dev (loop|dm-)" },
 };
 

@@ -12,6 +12,7 @@
 #include <linux/fs.h>
 #include <poll.h>
 #include <sys/statfs.h>
+#include <sys/uio.h>
 
 #define CELL 512
 #define ALTS 6
@@ -732,10 +733,22 @@ unsigned int rw_promise(struct rw_file *f, off_t off, size_t len)
 
 unsigned int rw_fs(void)
 {
+	/* statfs(2), include/uapi/linux/magic.h */
+	static const struct {
+		unsigned int magic, fs;
+	} known[] = {
+		{ 0x58465342, RW_XFS },
+		{ 0xef53, RW_EXT4 },
+		{ 0x9123683e, RW_BTRFS },
+		{ 0xf2f52010, RW_F2FS },
+	};
 	struct statfs s;
 
 	rw_set_up(statfs(rw_opt.dir, &s));
-	return s.f_type == 0x58465342 ? RW_XFS : s.f_type == 0xef53 ? RW_EXT4 : RW_OTHER_FS;
+	for (size_t i = 0; i < RW_ARRAY_SIZE(known); i++)
+		if ((unsigned int)s.f_type == known[i].magic)
+			return known[i].fs;
+	return RW_OTHER_FS;
 }
 
 size_t rw_block_size(void)
@@ -769,26 +782,48 @@ size_t rw_sector_size(void)
 	return size;
 }
 
+/*
+ * btrfs answers no statx(2). A direct write of allocated blocks does not sleep, one that falls back to
+ * the page cache always would (btrfs_direct_write()), and says so when it may not.
+ */
+static bool writes_directly(int fd)
+{
+	char *buf = aligned_alloc(PAGE, PAGE);
+	const struct iovec iov = { buf, PAGE };
+	bool direct = false;
+
+	if (!buf)
+		rw_broken("out of memory");
+	memset(buf, 0, PAGE);
+	rw_set_up(fallocate(fd, 0, 0, PAGE));
+	rw_set_up(fsync(fd));
+	for (int try = 0; try < 20 && !direct; try++) /* it gives way to others, too */
+		direct = pwritev2(fd, &iov, 1, 0, RWF_NOWAIT) == PAGE;
+	free(buf);
+	return direct;
+}
+
 bool rw_direct(void)
 {
 	static int known = -1;
 
 	if (known < 0) {
-		known = 1;
-#ifdef STATX_DIOALIGN
-		struct statx stx;
 		char path[4200];
 		int fd;
 
 		snprintf(path, sizeof(path), "%s/direct", rw_opt.dir);
-		fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+		fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));
+		known = rw_fs() != RW_BTRFS || writes_directly(fd);
+#ifdef STATX_DIOALIGN
+		struct statx stx;
+
 		/* Linux 6.1, statx(2): zero means that direct I/O falls back or is refused. */
 		if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) &&
 		    stx.stx_mask & STATX_DIOALIGN)
 			known = stx.stx_dio_offset_align != 0;
+#endif
 		close(fd);
 		unlink(path);
-#endif
 	}
 	return known;
 }

@@ -96,7 +96,7 @@ void rw_equal(const char *what, long long got, const char *expr, long long want,
 
 /* ---- surroundings -------------------------------------------------------- */
 
-enum { RW_XFS = 1, RW_EXT4 = 2, RW_OTHER_FS = 4 };
+enum { RW_XFS = 1, RW_EXT4 = 2, RW_BTRFS = 4, RW_F2FS = 8, RW_OTHER_FS = 16 };
 
 unsigned int rw_fs(void);    /* one of the above: what the test's directory is on */
 size_t rw_block_size(void);  /* filesystem block, st_blksize */

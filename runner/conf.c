@@ -23,7 +23,7 @@ static bool is_words(const char *value)
 
 static bool is_filesystem(const char *value)
 {
-	return has_word("xfs ext4", value);
+	return has_word("xfs ext4 btrfs f2fs", value);
 }
 
 static bool is_block_size(const char *value)
@@ -68,7 +68,7 @@ static const struct {
 } keys[] = {
 	[KEY_DESCRIPTION] = { "DESCRIPTION", is_text, "some text", NULL },
 	[KEY_GROUPS] = { "GROUPS", is_words, "kebab-case words", NULL },
-	[KEY_FILESYSTEM] = { "FILESYSTEM", is_filesystem, "xfs or ext4", NULL },
+	[KEY_FILESYSTEM] = { "FILESYSTEM", is_filesystem, "xfs, ext4, btrfs or f2fs", NULL },
 	[KEY_BLOCK_SIZE] = { "BLOCK_SIZE", is_block_size, "a power of two from 512 to 65536",
 			     NULL },
 	[KEY_MKFS_OPTIONS] = { "MKFS_OPTIONS", is_options, "letters, digits, blanks and =,.^_:-",

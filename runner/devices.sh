@@ -251,6 +251,11 @@ attach_inner() {
 make_inner() {
 	local options status
 
+	if [[ ! $(type -P "mkfs.${CONF[FILESYSTEM]}") ]]; then
+		REASON="no mkfs.${CONF[FILESYSTEM]} here"
+		VERDICT=SKIP
+		return 1
+	fi
 	read -ra options <<< "${CONF[MKFS_OPTIONS]}"
 	truncate -s "${CONF[SIZE]}" "$SET/outer/inner.img" && attach_inner || return
 	if ! loop_is_as_asked "/sys/block/${LOOP#/dev/}"; then
@@ -265,9 +270,15 @@ make_inner() {
 		;;
 	ext4) set_up mkfs.ext4 -q -F -b "${CONF[BLOCK_SIZE]}" "${options[@]}" \
 		-E nodiscard,lazy_itable_init=1,lazy_journal_init=1 "$LOOP" ;;
+	btrfs) set_up mkfs.btrfs -q -f -K -s "${CONF[BLOCK_SIZE]}" "${options[@]}" "$LOOP" ;;
+	f2fs) set_up mkfs.f2fs -q -f -t 0 "${options[@]}" "$LOOP" ;; # its blocks are of 4 KiB, always
 	esac || return
 	options=("${CONF[MOUNT_OPTIONS]}")
-	[[ ${CONF[FILESYSTEM]} == ext4 ]] && options+=(noinit_itable)
+	case ${CONF[FILESYSTEM]} in
+	ext4) options+=(noinit_itable) ;;
+	btrfs) options+=(nodiscard) ;;
+	f2fs) options+=(nodiscard,background_gc=off) ;;
+	esac
 	options=(mount -t "${CONF[FILESYSTEM]}" -o "$(IFS=,; echo "${options[*]}")" "$LOOP" "$SET/inner")
 	set_up "${options[@]}"
 	status=$?
@@ -369,7 +380,9 @@ is_gone() {
 	local loop
 
 	loop=$(loops_of "$SET/outer/inner.img")
-	while [[ -e /sys/fs/${CONF[FILESYSTEM]}/${loop#/dev/} ]]; do
+	# In sysfs by its device, or by its identity and then its devices.
+	while compgen -G "/sys/fs/${CONF[FILESYSTEM]}/${loop#/dev/}" > /dev/null ||
+		compgen -G "/sys/fs/${CONF[FILESYSTEM]}/*/devices/${loop#/dev/}" > /dev/null; do
 		HOLDER=$(grep -slF " $SET/inner " /proc/[0-9]*/mountinfo | head -n 1 | cut -d / -f 3)
 		((SECONDS <= $1)) || return
 		sleep 0.1
@@ -432,6 +445,8 @@ check_filesystem() {
 		program=(xfs_repair -n)
 		;;
 	ext4) program=(e2fsck -fn) ;;
+	btrfs) program=(btrfs check --check-data-csum) ;;
+	f2fs) program=(fsck.f2fs --dry-run) ;;
 	esac
 	tool "${program[@]}" "$loop"
 	status=$?
