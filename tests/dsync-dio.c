@@ -20,7 +20,7 @@
 #define SIZE (256 * RW_KIB)
 #define AT (64 * RW_KIB)
 
-/* The same number on xfs (XFS_IOC_GOINGDOWN) and ext4 (EXT4_IOC_SHUTDOWN). */
+/* The same on xfs (XFS_IOC_GOINGDOWN), ext4 (EXT4_IOC_SHUTDOWN) and f2fs (F2FS_IOC_SHUTDOWN). */
 #define GOING_DOWN _IOR('X', 125, uint32_t)
 #define NO_LOG_FLUSH 2
 
@@ -42,9 +42,18 @@ static const struct to {
 	{ RW_MIXED, AT },   { RW_WRITTEN, SIZE }, { RW_PAST_EOF, SIZE },
 };
 
+static const struct type {
+	unsigned int fs;
+	const char *name, *mkfs[6]; /* before the image */
+} types[] = {
+	{ RW_XFS, "xfs", { "mkfs.xfs", "-q", "-f", "-K" } },
+	{ RW_EXT4, "ext4", { "mkfs.ext4", "-q", "-F", "-E", "nodiscard" } },
+	{ RW_F2FS, "f2fs", { "mkfs.f2fs", "-q", "-f", "-t", "0" } },
+};
+
 /* A filesystem of the test's own: shutting down the one under test would end the run. */
 struct own {
-	const char *type;
+	const struct type *type;
 	char image[4300], mnt[4310];
 };
 
@@ -99,27 +108,27 @@ static void mount_own(const struct own *o)
 	char name[32];
 	int user = loop_device(o, name, sizeof(name));
 
-	rw_ok(mount(name, o->mnt, o->type, 0, NULL));
+	rw_ok(mount(name, o->mnt, o->type->name, 0, NULL));
 	close(user);
 }
 
 static void make_own(struct own *o)
 {
-	const char *const mkfs_xfs[] = { "mkfs.xfs", "-q", "-f", "-K", o->image, NULL };
-	const char *const mkfs_ext4[] = {
-		"mkfs.ext4", "-q", "-F", "-E", "nodiscard", o->image, NULL
-	};
+	const char *mkfs[7] = { NULL };
+	size_t n = 0;
 	const struct rw_file *image = rw_file("image", RW_HOLE, 320 * RW_KIB * RW_KIB);
 
 	snprintf(o->image, sizeof(o->image), "%s", rw_path(image));
 	snprintf(o->mnt, sizeof(o->mnt), "%s.mnt", o->image);
-	o->type = rw_fs() == RW_XFS ? "xfs" : "ext4";
+	for (; n < RW_ARRAY_SIZE(o->type->mkfs) && o->type->mkfs[n]; n++)
+		mkfs[n] = o->type->mkfs[n];
+	mkfs[n] = o->image;
 	/* What is mounted in a namespace of its own goes with its last task, however that dies. */
 	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		rw_skip("needs root: unshare, mount: %s", strerror(errno));
 	mkdir(o->mnt, 0700);
-	if (!tool(rw_fs() == RW_XFS ? mkfs_xfs : mkfs_ext4))
-		rw_skip("needs mkfs.%s", o->type);
+	if (!tool(mkfs))
+		rw_skip("needs mkfs.%s", o->type->name);
 	mount_own(o);
 	rw_move_to(o->mnt);
 }
@@ -146,10 +155,13 @@ static void lose_power(const struct own *o, struct rw_file *f)
 static void run(const void *const *at)
 {
 	const struct how *how = at[0];
-	struct own own;
+	struct own own = { NULL };
 
-	if (!(rw_fs() & (RW_XFS | RW_EXT4)))
-		rw_skip("needs xfs or ext4");
+	for (size_t i = 0; i < RW_ARRAY_SIZE(types); i++)
+		if (types[i].fs == rw_fs())
+			own.type = &types[i];
+	if (!own.type)
+		rw_skip("needs a filesystem that can be shut down: xfs, ext4 or f2fs");
 	make_own(&own);
 	for (size_t i = 0; i < RW_ARRAY_SIZE(tos); i++) {
 		struct rw_ring *ring = rw_ring(at[1], 1);

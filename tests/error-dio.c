@@ -112,8 +112,8 @@ static void misaligned(struct rw_ring *ring, struct rw_file *f)
 {
 	struct rw_io length = { .off = 0, .len = LEN - 8 };
 
-	if (!rw_direct())
-		rw_skip("needs direct I/O");
+	if (!rw_direct() || rw_fs() == RW_BTRFS)
+		rw_skip("needs a filesystem that refuses it: here the page cache takes it");
 	write_wants(ring, f, (struct rw_io){ .off = 8, .len = LEN }, -EINVAL);
 	do_io(ring, f, &length);
 	rw_eq(length.res, -EINVAL);

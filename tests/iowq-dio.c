@@ -64,6 +64,16 @@ static const struct rw_change changes[BESIDES] = {
 	[TRUNCATE] = { RW_RESIZE, SMALL },
 };
 
+/* A punch waits for all writes, on btrfs for those to its range alone. */
+static bool waits(const struct mix *mix, enum beside beside, unsigned int held)
+{
+	if (!mix->len && rw_fs() & (RW_BTRFS | RW_F2FS))
+		return false; /* parts of a block go through the page cache */
+	if (rw_fs() == RW_BTRFS && beside == PUNCH)
+		return held == N && !mix->from;
+	return held > 0;
+}
+
 static void submit_beside(struct rw_ring *ring, struct rw_file *f, enum beside beside, bool held)
 {
 	struct io_uring_sqe sqe = { .opcode = OP_FTRUNCATE, .off = SMALL };
@@ -159,7 +169,7 @@ static void step(struct rw_ring *ring, const struct mix *mix, size_t len, bool t
 	submit(&share, tasks, &thread);
 	if (rw_has_gate())
 		held = rw_in_flight(N);
-	submit_beside(ring, f.direct, beside, held > 0);
+	submit_beside(ring, f.direct, beside, waits(mix, beside, held));
 	if (held)
 		rw_workers_asleep();
 	if (rw_has_gate())

@@ -12,6 +12,7 @@
 #define SIZE (512 * RW_KIB)
 #define SMALL (128 * RW_KIB)
 #define LARGE (768 * RW_KIB)
+#define ALL (RW_XFS | RW_EXT4 | RW_BTRFS | RW_F2FS)
 
 static const struct op {
 	const char *name;
@@ -21,13 +22,13 @@ static const struct op {
 	bool only_extend;   /* only with a write in flight that itself extends the file */
 	unsigned int waits; /* which filesystems promise to wait */
 } ops[] = {
-	{ "shrink", SMALL, .waits = RW_XFS | RW_EXT4 },
+	{ "shrink", SMALL, .waits = ALL },
 	{ "extend", LARGE, .waits = RW_XFS },
 	{ "extend-over-extending", LARGE, .only_extend = true, .waits = RW_XFS },
-	{ "to-sub-block", SMALL + 1000, .waits = RW_XFS | RW_EXT4 },
-	{ "zero-and-back", 0, SIZE, .waits = RW_XFS | RW_EXT4 },
-	{ "open-trunc", 0, .open = true, .waits = RW_XFS | RW_EXT4 },
-	{ "sub-block-and-back", SMALL + 1000, SIZE, .waits = RW_XFS | RW_EXT4 },
+	{ "to-sub-block", SMALL + 1000, .waits = ALL },
+	{ "zero-and-back", 0, SIZE, .waits = ALL },
+	{ "open-trunc", 0, .open = true, .waits = ALL },
+	{ "sub-block-and-back", SMALL + 1000, SIZE, .waits = ALL },
 };
 
 struct arg {
