@@ -7,7 +7,7 @@
 #   make run ARGS=... options for runtests.sh; make run-vm: the same, in a virtual machine
 #   make deps-vm      install what runtests.sh --vm takes, fetch Debian's kernel for a VM
 #   make deps-kernel kernel [KSRC=DIR] [DEBUG=1] [OUT=DIR]   build a kernel for a VM (kernel/build)
-#   make mutants [M=GLOB] [RUNS=N] [KSRC=DIR] [ARGS=...]     score the suite (mutants/run)
+#   make mutants [M=GLOB] [FIRST=1] [AGAIN=N] [RUNS=N] [ARGS=...]   score the suite (mutants/run)
 #   make check-slow   what boots kernels or builds them, with what deps-vm and deps-kernel install
 #   make clean
 
@@ -73,7 +73,7 @@ kernel:
 
 mutants: suite
 	@mutants/run $(if $(KSRC),--source '$(KSRC)') $(if $(M),--only '$(M)') $(if $(RUNS),--runs '$(RUNS)') \
-	    -- $(ARGS)
+	    $(if $(FIRST),--first) $(if $(AGAIN),--again '$(AGAIN)') -- $(ARGS)
 
 run: all
 	./runtests.sh $(ARGS)

@@ -31,7 +31,7 @@ def scored($alarms):
 	{
 		name, patch, title, class, verdict: $verdict, why, survives,
 		first_kill: ($kills | map(select(.seconds)) | min_by(.seconds)),
-		kills: $kills, kernel, base, suite, arguments, complete, seconds
+		kills: $kills, kernel, base, suite, arguments, complete, seconds, again
 	} | with_entries(select(.value != null and .value != ""));
 
 def score($headers; $records; $control; $before):
@@ -103,7 +103,8 @@ def table:
 			join("")) + ".",
 	"`make mutants` builds a kernel for each patch in mutants/ and runs the suite on it in VMs. Killed: a",
 	"FAIL or HANG that the kernel without the patch does not give. Seconds: from the start of the test",
-	"program to its failing verdict, the quickest.",
+	"program to its failing verdict, the quickest. Again: in how many of so many runs more that variant",
+	"killed.",
 	"",
 	"## Survivors",
 	"",
@@ -112,8 +113,8 @@ def table:
 	"## All",
 	"",
 	(.mutants | sort_by(order, .name) | map([ "[\(.name)](../mutants/\(.name).patch)", .class,
-		killers, (.first_kill.seconds // ""), .verdict ] | row) |
-		rows(["mutant", "class", "killed by", "seconds", "verdict"])),
+		killers, (.first_kill.seconds // ""), (.again // "" | if . == "" then . else "\(.killed)/\(.runs)" end),
+		.verdict ] | row) | rows(["mutant", "class", "killed by", "seconds", "again", "verdict"])),
 	"",
 	(.mutants | provenance),
 	"",

@@ -14,6 +14,7 @@
 #define SIZE (512 * RW_KIB)
 #define AT (128 * RW_KIB) /* the range of the call: whole clusters even with bigalloc */
 #define LEN (128 * RW_KIB)
+#define PART (AT + 64 * RW_KIB + 512) /* from within a block to within another one */
 
 /* Who calls: see rw_whos, and a request of the ring itself, behind its own writes. */
 static const struct who {
@@ -26,7 +27,9 @@ static const struct op {
 	int mode;
 	off_t off, len;
 	struct rw_change change;
-	bool shared, behind; /* behind: its range is that of the write that extends the file */
+	bool shared;
+	bool plain;  /* by whatever ring the writes come, it makes no difference */
+	bool behind; /* its range is that of the write that extends the file */
 } ops[] = {
 	{ "allocate", 0, SIZE, LEN, { RW_GROW, SIZE, LEN }, .behind = true },
 	{ "keep-size", FALLOC_FL_KEEP_SIZE, SIZE, LEN, { RW_KEEP }, .behind = true },
@@ -35,6 +38,24 @@ static const struct op {
 	{ "collapse-range", FALLOC_FL_COLLAPSE_RANGE, AT, LEN, { RW_COLLAPSE, AT, LEN } },
 	{ "insert-range", FALLOC_FL_INSERT_RANGE, AT, LEN, { RW_INSERT, AT, LEN } },
 	{ "unshare-range", FALLOC_FL_UNSHARE_RANGE, AT, LEN, { RW_KEEP }, .shared = true },
+	{ "zero-keep-size",
+	  FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+	  AT,
+	  LEN,
+	  { RW_ZERO, AT, LEN },
+	  .plain = true },
+	{ "punch-part",
+	  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+	  PART,
+	  LEN / 2,
+	  { RW_ZERO, PART, LEN / 2 },
+	  .plain = true },
+	{ "zero-part",
+	  FALLOC_FL_ZERO_RANGE,
+	  PART,
+	  LEN / 2,
+	  { RW_ZERO, PART, LEN / 2 },
+	  .plain = true },
 };
 
 struct arg {
@@ -49,6 +70,22 @@ static void call(const void *p)
 	rw_ok(fallocate(a->file->fd, a->op->mode, a->op->off, a->op->len));
 }
 
+/* Pages in the cache, clean and dirty, where none of the direct writes goes: not even their blocks. */
+static void use_cache(struct rw_file *f)
+{
+	int fd = (int)rw_set_up(open(rw_path(f), O_RDWR | O_CLOEXEC));
+	char buf[16 * RW_KIB];
+
+	rw_set_up(posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM) ? -1 : 0);
+	rw_set_up(pread(fd, buf, sizeof(buf), AT));
+	rw_set_up(pread(fd, buf, sizeof(buf), AT + LEN));
+	rw_fill(f, buf, AT + LEN + 32 * RW_KIB, sizeof(buf),
+		rw_promise(f, AT + LEN + 32 * RW_KIB, sizeof(buf)));
+	rw_set_up(pwrite(fd, buf, sizeof(buf), AT + LEN + 32 * RW_KIB));
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	close(fd);
+}
+
 static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_state state)
 {
 	struct rw_file *f = rw_file("file", state, SIZE);
@@ -56,6 +93,7 @@ static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_
 	/* First with nothing in flight: is it supported, and read the metadata it needs. */
 	rw_supported(op->name, fallocate(f->fd, op->mode, op->off, op->len));
 	f = rw_file("file", state, SIZE);
+	use_cache(f);
 	rw_use(ring, f);
 	return f;
 }
@@ -139,9 +177,12 @@ static void run(const void *const *at)
 
 static bool has(const void *const *at)
 {
+	const struct op *op = at[0];
 	const struct rw_ring_kind *kind = at[1];
 	const struct who *who = at[2];
 
+	if (op->plain)
+		return kind == &rw_ring_kinds[0] && who == &whos[1];
 	return who->task || !kind->aio; /* libaio knows no fallocate */
 }
 

@@ -2,17 +2,19 @@
 /*
  * The submission of a direct write never sleeps.
  *
- * io_uring_enter issues with IOCB_NOWAIT: what would sleep for the inode's lock, for direct I/O in
- * flight (inode_dio_wait()), for dirty pages or for blocks to be allocated must end with -EAGAIN,
- * and is done by io-wq. Where a check is missing the task that submits sleeps, and with it all
- * that it has to do; on a SQPOLL ring, all that share its thread. With RWF_NOWAIT the request
- * itself ends with -EAGAIN, or is carried out.
+ * io_uring_enter issues with IOCB_NOWAIT: what would sleep for the inode's locks, for direct I/O in
+ * flight (inode_dio_wait()), for dirty pages, timestamps or blocks to be allocated must end with
+ * -EAGAIN, before any of it is done, and is done by io-wq. Where a check is missing the task that
+ * submits sleeps, and with it all that it has to do; on a SQPOLL ring, all that share its thread.
+ * With RWF_NOWAIT the request itself ends with -EAGAIN, or is carried out.
  */
 #include "ringwedge.h"
 
+#include <linux/falloc.h>
+
 #define SIZE (512 * RW_KIB)
-#define AT (128 * RW_KIB) /* of the write */
-#define LEN (32 * RW_KIB)
+#define AT (128 * RW_KIB)  /* of the write */
+#define LEN (48 * RW_KIB)  /* three turns of RW_MIXED */
 #define TAIL (64 * RW_KIB) /* what is cut off the file */
 
 static const struct target {
@@ -20,8 +22,9 @@ static const struct target {
 	off_t off;
 	bool sector; /* one, the second of its block */
 } targets[] = {
-	{ RW_WRITTEN, AT },    { RW_WRITTEN, AT, true }, { RW_WRITTEN, SIZE }, { RW_UNWRITTEN, AT },
-	{ RW_HOLE, AT, true }, { RW_HOLE, AT },		 { RW_SHARED, AT },
+	{ RW_WRITTEN, AT },   { RW_WRITTEN, AT, true },	      { RW_WRITTEN, SIZE },
+	{ RW_UNWRITTEN, AT }, { RW_HOLE, AT, true },	      { RW_HOLE, AT },
+	{ RW_SHARED, AT },    { RW_MIXED, AT - 32 * RW_KIB }, /* from written blocks into a hole */
 };
 
 static void shrink(const void *p)
@@ -29,6 +32,22 @@ static void shrink(const void *p)
 	const struct rw_file *f = p;
 
 	rw_ok(ftruncate(f->fd, SIZE - TAIL));
+}
+
+static void punch(const void *p)
+{
+	const struct rw_file *f = p;
+
+	rw_ok(fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, SIZE - TAIL, TAIL));
+}
+
+/* Sleeps for the log, with xfs's ILOCK shared. */
+static void sync_mode(const void *p)
+{
+	const struct rw_file *f = p;
+
+	rw_ok(fchmod(f->fd, 0640));
+	rw_ok(fsync(f->fd));
 }
 
 /* Dirty pages under the write, and to either side of it. */
@@ -50,12 +69,28 @@ static void dirty(struct rw_file *f, off_t off, size_t len)
 /* What a submission could sleep for. */
 static const struct obstacle {
 	const char *name;
-	bool drain, dirty;
+	void (*call)(const void *); /* of another task */
+	struct rw_change change;
+	bool drain; /* it sleeps in the drain, with the inode locked */
+	bool dirty;
+	bool few; /* kinds of rings: they make no difference to it */
 } obstacles[] = {
-	{ "writes", false, false },    /* to another place of the file */
-	{ "truncation", true, false }, /* asleep in the drain, with the inode locked */
-	{ "dirty-pages", false, true },
+	{ "writes" }, /* to another place of the file */
+	{ "truncation", shrink, { RW_RESIZE, SIZE - TAIL }, .drain = true },
+	{ "punch-hole", punch, { RW_ZERO, SIZE - TAIL, TAIL }, .drain = true, .few = true },
+	{ "fsync", sync_mode, { RW_KEEP }, .few = true },
+	{ "dirty-pages", .dirty = true },
 };
+
+/* With the inode locked there is no way in, not even for reads of holes, which need no device. */
+static void check_locked_out(struct rw_ring *ring, const struct rw_io *nowait)
+{
+	unsigned int ended = rw_reap_ready(ring);
+
+	if (rw_gate_is_shut() && ended > nowait->done)
+		rw_fail("a request came by a call that waits for direct I/O, with the inode "
+			"locked");
+}
 
 static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 		const struct target *target)
@@ -65,7 +100,6 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	const off_t off = target->off + (target->sector ? (off_t)sector : 0);
 	struct rw_io nowait = { .off = off + LEN, .len = len, .rwf = RWF_NOWAIT };
 	struct rw_io read = { .read = true, .off = AT + 2 * LEN, .len = LEN };
-	struct rw_change change = { RW_KEEP };
 	struct rw_helper helper;
 
 	rw_use(ring, f);
@@ -76,11 +110,12 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 		rw_write(ring, f, 0, LEN, 0);
 		rw_in_flight(1);
 	}
-	if (obstacle->drain) {
-		helper = rw_start(shrink, f);
+	if (obstacle->call)
+		helper = rw_start(obstacle->call, f);
+	if (obstacle->drain)
 		rw_in_drain_now(helper.pid);
-		change = (struct rw_change){ RW_RESIZE, SIZE - TAIL };
-	}
+	else if (obstacle->call)
+		rw_in_flight(2);
 	/* libaio has no such promise without the flag. */
 	if (!aio) {
 		rw_write(ring, f, off, len, 0);
@@ -88,8 +123,10 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	}
 	rw_submit(ring, f, &nowait);
 	rw_submitted();
-	rw_gate_open();
 	if (obstacle->drain)
+		check_locked_out(ring, &nowait);
+	rw_gate_open();
+	if (obstacle->call)
 		rw_join(helper);
 	rw_reap(ring);
 	if (!aio)
@@ -98,33 +135,42 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 		rw_not_written(f, &nowait);
 	else
 		rw_eq(nowait.res, (long)len);
-	(obstacle->drain ? rw_race : rw_then)(f, change);
+	(obstacle->drain ? rw_race : rw_then)(f, obstacle->change);
 	rw_verify(f);
+	rw_ok(ftruncate(f->fd, 0)); /* what was refused is not waited for */
 }
 
 static void run(const void *const *at)
 {
+	const struct obstacle *obstacle = at[0];
 	const struct rw_ring_kind *kind = at[1];
 	struct rw_ring *ring = rw_ring(kind, 4);
 
 	if (!rw_has_gate())
 		rw_skip("needs a gate, and direct I/O");
+	if (obstacle->call == punch && !rw_can_make(RW_UNWRITTEN))
+		rw_skip("needs fallocate");
 	for (size_t i = 0; i < RW_ARRAY_SIZE(targets); i++)
 		if (rw_can_make(targets[i].state))
-			one(ring, kind->aio, at[0], &targets[i]);
+			one(ring, kind->aio, obstacle, &targets[i]);
 	rw_ring_close(ring);
 }
 
 static bool has(const void *const *at)
 {
+	const struct obstacle *obstacle = at[0];
 	const struct rw_ring_kind *kind = at[1];
 
 	/* With IOSQE_ASYNC the task that submits never issues; the other two do as a plain ring does. */
-	return !kind->async && !kind->fixed && kind->setup != IORING_SETUP_COOP_TASKRUN;
+	if (kind->async || kind->fixed || kind->setup == IORING_SETUP_COOP_TASKRUN)
+		return false;
+	return !obstacle->few || kind == &rw_ring_kinds[0] || kind->setup & IORING_SETUP_SQPOLL;
 }
 
 static const char *const guards[] = {
 	"942491c9e6d6 xfs: fix AIM7 regression (trylock only with IOCB_NOWAIT)",
+	"883a790a8440 xfs: don't allow NOWAIT DIO across extent boundaries",
+	"66fa3cedf16a fs: Add async write file modification handling.",
 	"548feebec7e9 ext4: update direct I/O read lock pattern for IOCB_NOWAIT",
 	NULL,
 };

@@ -50,6 +50,12 @@ static void second(const void *p)
 		rw_reap(ring);
 }
 
+/* As far into the block as it goes with one iteration, and across its end with another. */
+static size_t part(size_t sectors, bool held)
+{
+	return held ? sectors : 1 + rw_rand(2 * (unsigned int)sectors - 2);
+}
+
 static void run(const void *const *at)
 {
 	const struct where *where = at[0];
@@ -66,9 +72,9 @@ static void run(const void *const *at)
 	rw_for_ms(15) {
 		const size_t size = where->eof ? AT + sector : SIZE;
 		struct rw_file *f = rw_file("file", where->state, size);
-		/* The part: from the second sector to anywhere before the end of the block. */
+		/* The part begins with the second sector of the block. */
 		struct arg a = { at[2], who->other ? NULL : ring, f, AT + (off_t)sector,
-				 sector * (1 + rw_rand((unsigned int)sectors - 1)) };
+				 sector * part(sectors, gate) };
 
 		rw_use(ring, f);
 		if (gate)

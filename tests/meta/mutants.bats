@@ -33,6 +33,7 @@ make_suite() {
 	cat > "$RINGWEDGE_RUNTESTS" << 'END'
 #!/bin/bash
 image=$2 dir=$4
+trap '' TERM # like runtests.sh, it has its results whole
 mkdir -p "$dir"
 echo "$*" >> "${image%/*}/arguments"
 event() {
@@ -165,7 +166,7 @@ runs() {
 	[[ $(sed -n '/^## Survivors/,/^## All/p' "$RINGWEDGE_DOCS/mutants.md" | grep -c '^- ') == 3 ]]
 	grep -q '^- \*\*02-survivor\*\* (survived): the title of 02-survivor. for a reason.$' "$RINGWEDGE_DOCS/mutants.md"
 	[[ $(grep -o '^| \[0[0-9]' "$RINGWEDGE_DOCS/mutants.md" | xargs) == "| [02 | [04 | [05 | [01 | [03" ]]
-	grep -q '| some-test (xfs-4k `second` FAIL) | 2.5 | killed |$' "$RINGWEDGE_DOCS/mutants.md"
+	grep -q '| some-test (xfs-4k `second` FAIL) | 2.5 |  | killed |$' "$RINGWEDGE_DOCS/mutants.md"
 }
 
 @test "what was built and run is not built and run again, but for what has changed" {
@@ -258,6 +259,37 @@ END
 	mutants --runs 0
 	[[ $status == 2 && $stderr == *"no results"* ]]
 	[[ $(score '.mutants[] | .verdict' | xargs) == "not-run killed" ]]
+}
+
+@test "--first begins with what killed it the last time, and goes on if that does not" {
+	local narrowed
+
+	need_kernel_tools
+	make_suite
+	mutant 01-bug three bug
+	mutants --first --runs 0
+	mutant 01-bug three bug-again
+	mutants --first --runs 0
+	narrowed=$(grep -c -- '-c xfs-4k some-test$' <(cat "$RINGWEDGE_CACHE"/mutants/*/arguments))
+	[[ $narrowed == 1 && $(runs) == 2 && $(score '.mutants[0].verdict') == killed ]]
+	mutant 01-bug three harmless
+	mutants --first --runs 0
+	[[ $(runs) == 4 && $(score '.mutants[0].verdict') == survived ]]
+}
+
+@test "--again says how often the variant killed that killed first" {
+	need_kernel_tools
+	make_suite
+	sed -i 's/variant: "second"/variant: "second.one"/; s/event start 111 second/event start 111 second.one/
+		s/112.5 second/112.5 second.one/' "$RINGWEDGE_RUNTESTS"
+	# Not each time: three runs in one, of which one finds it.
+	sed -i '2a case $* in *--iterate*) set -- "$1" "$2" "$3" "$4"; again=1 ;; esac' "$RINGWEDGE_RUNTESTS"
+	sed -i 's/^\tevent run-end.*/\t[[ -v again ]] \&\& event start 115 second.one FAIL \&\& event end 116 second.one PASS\n&/' \
+		"$RINGWEDGE_RUNTESTS"
+	mutant 01-bug three bug
+	mutants --runs 0 --again 2
+	[[ $(score '.mutants[0].again | "\(.killed) of \(.runs)"') == "1 of 2" ]]
+	grep -q '| 1/2 | killed |$' "$RINGWEDGE_DOCS/mutants.md"
 }
 
 @test "--first and --budget end a run, with what was found" {
