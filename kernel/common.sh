@@ -2,7 +2,8 @@
 #
 # Sourced by kernel/build and mutants/run: where things are kept, and the source tree.
 
-CACHE=${RINGWEDGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ringwedge}
+# shellcheck source=runner/cache.sh
+. "$TOP/runner/cache.sh"
 TARBALL=${RINGWEDGE_TARBALL:-/usr/src/linux-source-6.12.tar.xz} # Debian's package of that name
 
 # What a make above us was told is not for the kernel's make (M= would build a module).

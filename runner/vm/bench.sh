@@ -6,6 +6,8 @@
 
 set -u
 cd "$(dirname "$0")/../.." || exit 2
+# shellcheck source=runner/cache.sh
+. runner/cache.sh
 kernel=${1-} runs=${2:-5} place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 
@@ -34,8 +36,7 @@ bare_boot() {
 		--initramfs "$place/initramfs" -- true
 }
 
-# shellcheck disable=SC2012 # names that the project gave
-[[ -n $kernel ]] || kernel=$(ls -t "${RINGWEDGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ringwedge}"/kernels/*/bzImage | head -n 1)
+[[ -n $kernel ]] || kernel=$(known_kernels | head -n 1)
 mkdir "$place/root" && cp build/runner/vm/init "$place/root/"
 (cd "$place/root" && find . | cpio --quiet -o -H newc) > "$place/initramfs"
 for ((i = 1; i <= runs; i++)); do

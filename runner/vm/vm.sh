@@ -7,17 +7,12 @@
 # without 9p gets it by virtiofs, which takes root and two daemons more: the files are not what
 # takes the time.
 
-CACHE=${RINGWEDGE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ringwedge}
+# shellcheck source=runner/cache.sh
+. "$TOP/runner/cache.sh"
 
 # What a guest needs before it can see the host's files, and what the tests use after that.
 GUEST_MODULES=(virtio_pci 9pnet_virtio 9p virtiofs overlay loop crc32c_generic crc32c-intel crc16 xfs ext4
 	btrfs f2fs)
-
-# The kernels that can be booted without naming one, newest first.
-known_kernels() {
-	# shellcheck disable=SC2012 # names that we gave
-	ls -t "$CACHE"/kernels/*/bzImage "$CACHE"/packages/*/boot/vmlinuz-* 2> /dev/null
-}
 
 # Sets IMAGE, MAP and KERNEL_CONFIG ('' where there is none).
 find_kernel() {

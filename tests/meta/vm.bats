@@ -15,9 +15,9 @@ setup_file() {
 	for program in qemu-system-x86_64 cpio; do
 		command -v "$program" > /dev/null || echo "needs $program (make deps-vm)" > "$PLACE/no-vm"
 	done
-	# shellcheck disable=SC2012 # names that the project gave
-	KERNEL=$(ls -t "${RINGWEDGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ringwedge}"/{kernels/*/bzImage,packages/*/boot/vmlinuz-*} \
-		2> /dev/null | head -n 1)
+	# shellcheck source=runner/cache.sh
+	. "$TOP/runner/cache.sh"
+	KERNEL=$(known_kernels | head -n 1)
 	[[ $KERNEL ]] || echo "needs a kernel to boot (make kernel, make deps-vm)" > "$PLACE/no-vm"
 	export KERNEL
 }

@@ -6,7 +6,7 @@
 bats_require_minimum_version 1.5.0
 load ../meta/common.bash
 
-CACHE=${RINGWEDGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ringwedge}
+. "$BATS_TEST_DIRNAME/../../runner/cache.sh"
 TARBALL=${RINGWEDGE_TARBALL:-/usr/src/linux-source-6.12.tar.xz}
 TREE=$CACHE/bisect-proof/linux-source-6.12
 SIGNATURE="HANG inode_dio_wait"
