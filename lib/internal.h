@@ -238,7 +238,8 @@ void rw_describe_word(uint64_t word, char *buf, size_t len);
 void rw_report_start(const char *variant);
 void rw_report_end(const char *variant, struct rw_outcome *o, const char *kernel_log);
 void rw_report_plan(unsigned int n);
-/* `wedge`: those of group "wedge", NULL-ended. */
-void rw_describe(const char *const *variants, unsigned int n, const char *const *wedge);
+/* `quick`, `wedge`: those of the groups of that name, NULL-ended. */
+void rw_describe(const char *const *variants, unsigned int n, const char *const *quick,
+		 const char *const *wedge);
 
 #endif

@@ -454,19 +454,24 @@ static unsigned int choose(unsigned int *chosen, char **names)
 
 static void describe(const unsigned int *chosen, char **names, unsigned int n)
 {
-	const char **wedge = calloc(n + 1, sizeof(*wedge));
-	const void *at[RW_AXES];
-	unsigned int n_wedge = 0;
+	const char **wedge = calloc(n + 1, sizeof(*wedge)), **quick = calloc(n + 1, sizeof(*quick));
+	unsigned int n_wedge = 0, n_quick = 0;
+	const void *at[RW_AXES], *last = NULL;
 	char name[256];
 
-	if (!wedge)
+	if (!wedge || !quick)
 		die("out of memory");
-	for (unsigned int i = 0; rw_test.wedges && i < n; i++) {
+	for (unsigned int i = 0; i < n; i++) {
 		variant_at(chosen[i], at, name, sizeof(name));
-		if (rw_test.wedges(at))
+		if (rw_test.wedges && rw_test.wedges(at))
 			wedge[n_wedge++] = names[i];
+		/* The first of each row of the first axis: the last axes change quickest. */
+		if (!n_quick || at[0] != last)
+			quick[n_quick++] = names[i];
+		last = at[0];
 	}
-	rw_describe((const char *const *)names, n, wedge);
+	rw_describe((const char *const *)names, n, quick, wedge);
+	free(quick);
 	free(wedge);
 }
 

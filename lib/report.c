@@ -207,16 +207,18 @@ static json_t *strings(const char *const *list)
 	return a;
 }
 
-void rw_describe(const char *const *variants, unsigned int n, const char *const *wedge)
+void rw_describe(const char *const *variants, unsigned int n, const char *const *quick,
+		 const char *const *wedge)
 {
 	json_t *groups = strings(rw_test.groups), *names = json_array(), *all;
 
 	json_array_insert_new(groups, 0, json_string("all"));
 	for (unsigned int i = 0; i < n; i++)
 		json_array_append_new(names, json_string(variants[i]));
-	all = json_pack("{ss ss so so so so so}", "name", rw_test.name, "summary", rw_test.summary,
-			"groups", groups, "guards", strings(rw_test.guards), "needs",
-			strings(rw_test.needs), "variants", names, "wedge", strings(wedge));
+	all = json_pack("{ss ss so so so so so so}", "name", rw_test.name, "summary",
+			rw_test.summary, "groups", groups, "guards", strings(rw_test.guards),
+			"needs", strings(rw_test.needs), "variants", names, "quick", strings(quick),
+			"wedge", strings(wedge));
 	json_dumpf(all, stdout, JSON_INDENT(2));
 	putchar('\n');
 	json_decref(all);

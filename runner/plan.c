@@ -48,6 +48,7 @@ struct test {
 	json_t *describe;
 	const char *name;
 	bool wanted;
+	bool only_quick; /* wanted for group "quick", and for nothing else */
 };
 
 struct config {
@@ -244,6 +245,9 @@ static void choose_tests(void)
 		if (json_array_size(json_object_get(test[i].describe, "wedge")))
 			in_group |= matches(&groups, "wedge");
 		test[i].wanted = matches(&names, test[i].name) || in_group;
+		/* Some variants of every test are. */
+		if (matches(&groups, "quick") && !test[i].wanted)
+			test[i].wanted = test[i].only_quick = in_group = true;
 		any |= in_group;
 	}
 	for (i = 0; i < nr_tests; i++) {
@@ -279,17 +283,25 @@ static void choose_configs(void)
 static bool wedge_wanted; /* --wedge */
 static size_t nr_left_out;
 
+/* Is the variant in the array of that name, of what the test says of itself? */
+static bool listed(const struct test *t, const char *array, const char *variant)
+{
+	const json_t *name;
+	size_t i;
+
+	json_array_foreach(json_object_get(t->describe, array), i, name)
+		if (!strcmp(json_string_value(name), variant))
+			return true;
+	return false;
+}
+
 /* Left to who asks for it, by --wedge or by the name of the test, variant or group. */
 static bool leave_out(const struct test *t, const char *variant)
 {
-	const json_t *wedge;
-	bool any = false;
-	size_t i;
-
-	json_array_foreach(json_object_get(t->describe, "wedge"), i, wedge)
-		any |= !strcmp(json_string_value(wedge), variant);
-	if (!any || matches(&excludes, "wedge"))
-		return any;
+	if (!listed(t, "wedge", variant))
+		return false;
+	if (matches(&excludes, "wedge"))
+		return true;
 	if (wedge_wanted || names.nr || variants.nr || matches(&groups, "wedge"))
 		return false;
 	nr_left_out++;
@@ -307,6 +319,8 @@ static json_t *choose_variants(const struct test *t)
 		char *full = format("%s/%s", t->name, name);
 		bool excluded = matches(&excludes, full);
 
+		if (t->only_quick && !listed(t, "quick", name))
+			excluded = true;
 		if (!excluded && (!variants.nr || matches(&variants, name)) && !leave_out(t, name))
 			json_array_append(chosen, variant);
 		free(full);

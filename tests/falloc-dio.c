@@ -193,7 +193,7 @@ static const char *const guards[] = {
 	NULL,
 };
 
-static const char *const groups[] = { "falloc", "quick", NULL };
+static const char *const groups[] = { "falloc", NULL };
 
 const struct rw_test rw_test = {
 	.name = "falloc-dio",

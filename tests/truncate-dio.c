@@ -139,7 +139,7 @@ static const char *const guards[] = {
 	NULL,
 };
 
-static const char *const groups[] = { "truncate", "quick", NULL };
+static const char *const groups[] = { "truncate", NULL };
 
 const struct rw_test rw_test = {
 	.name = "truncate-dio",

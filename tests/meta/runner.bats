@@ -198,6 +198,22 @@ scratch_is_clean() {
 	SAYS="takes no tests" refused "$TOP/runtests.sh" --clean verdicts
 }
 
+@test "group quick is some of every test, group wedge is left to who asks for it" {
+	local quick wedge left
+
+	unset RINGWEDGE_TESTS # the real ones
+	plan() { "$TOP/runtests.sh" -n -c xfs-4k "$@"; }
+	quick=$(plan --wedge -g quick | grep ^xfs-4k)
+	[[ $(awk '{ print $2 }' <<< "$quick" | uniq | wc -l) == $(find "$TOP"/tests -maxdepth 1 -name "*.c" | wc -l) ]]
+	[[ $(grep -c falloc-dio <<< "$quick") == $(plan --variant '*.plain.same' falloc-dio | grep -c ^xfs-4k) ]]
+	plan -g quick falloc-dio | grep -q 'falloc-dio *allocate.sqpoll.other' # named: whole
+	wedge=$(plan -g wedge | grep -c 'ring-exit-dio *kill')
+	left=$(plan | sed -n 's/^\([0-9]*\) variants of group wedge left out.*/\1/p')
+	[[ $wedge -gt 0 && $left -ge $wedge && $(plan | grep -c 'ring-exit-dio *kill') == 0 ]]
+	[[ $(plan --wedge | grep -c 'ring-exit-dio *kill') == "$wedge" ]]
+	[[ $(plan ring-exit-dio | grep -c 'ring-exit-dio *kill') == "$wedge" ]]
+}
+
 @test "results of another run are not overwritten" {
 	in_directory --variant pass verdicts
 	[[ $status == 0 ]]
