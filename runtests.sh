@@ -330,6 +330,8 @@ supervise() {
 	read -ra names <<< "$2"
 	if [[ $DIR ]]; then
 		set -- "$1" "${@:3}" --dir "$SET"
+	elif [[ ${CONF[DEVICE]} != loop ]]; then
+		set -- "$1" "${@:3}" --dir "$SET/inner"
 	else
 		set -- "$1" "${@:3}" --dir "$SET/inner" --gate "$SET/outer"
 	fi

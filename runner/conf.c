@@ -55,6 +55,11 @@ static bool is_sector_size(const char *value)
 	return has_word("512 4096", value);
 }
 
+static bool is_device(const char *value)
+{
+	return has_word("loop null_blk", value);
+}
+
 static bool is_switch(const char *value)
 {
 	return has_word("on off", value);
@@ -74,6 +79,7 @@ static const struct {
 	[KEY_MKFS_OPTIONS] = { "MKFS_OPTIONS", is_options, "letters, digits, blanks and =,.^_:-",
 			       "" },
 	[KEY_MOUNT_OPTIONS] = { "MOUNT_OPTIONS", is_options, "letters, digits and =,.^_:-", "" },
+	[KEY_DEVICE] = { "DEVICE", is_device, "loop or null_blk", "loop" },
 	[KEY_SIZE] = { "SIZE", is_size, "megabytes from 64 up, like 512M", "512M" },
 	[KEY_SECTOR_SIZE] = { "SECTOR_SIZE", is_sector_size, "512 or 4096", "512" },
 	[KEY_DIRECT_IO] = { "DIRECT_IO", is_switch, "on or off", "on" },

@@ -10,10 +10,13 @@
 #          outer/inner.img -> loop -> inner/   and the filesystem under test
 #       2/ ...                            the next set
 #
+# With DEVICE=null_blk the filesystem under test is on a device in memory that polls, which has no
+# gate: null_blk, made in configfs under a name that says whose it is, too.
+#
 # There is no list of what a run has made, which could be out of date when the run is killed. The
 # folder's name says whose it is (process id namespace, process id, start time), and whatever
 # belongs to it is found by that name: mounts in /proc/self/mountinfo, loop devices by their
-# backing file, processes by RINGWEDGE_RUN in their environment. So nothing that is not below the
+# backing file, null_blk devices by theirs, processes by RINGWEDGE_RUN in their environment. So nothing that is not below the
 # folder can ever be touched, and there is no moment at which something is made but not recorded.
 #
 # All is mounted in the caller's mount namespace, not in one of our own: mounts of a namespace go
@@ -88,6 +91,28 @@ loops_of() {
 	done
 }
 
+NULLB=/sys/kernel/config/nullb
+
+# The null_blk device of a set, or those of a run: a pattern. The name of a disk has at most 31
+# characters, so the numbers in the folder's are hexadecimal.
+null_name() {
+	local ns pid start set
+
+	IFS=- read -r ns pid start <<< "${1##*/ringwedge-}"
+	IFS=/ read -r start set <<< "$start"
+	printf 'rw-%x-%x-%x-%s' "$ns" "$pid" "$start" "${set:-*}"
+}
+
+nulls_of() {
+	compgen -G "$NULLB/$(null_name "$1")" | sed 's,.*/,/dev/,'
+}
+
+# The device of the filesystem under test, in a set.
+disk_of() {
+	loops_of "$1/outer/inner.img"
+	nulls_of "$1"
+}
+
 processes_of() {
 	local file
 
@@ -110,7 +135,12 @@ tear_down() {
 		for item in "${points[@]}"; do
 			[[ ! $item ]] || tool umount "$item" || [[ $? != 12[45] ]] || return 1
 		done
-		if [[ -z $(mounts_of "$folder")$(loops_of "$folder") ]]; then
+		if [[ ! $(mounts_of "$folder") ]]; then
+			for item in $(nulls_of "$folder"); do
+				tool rmdir "$NULLB/${item#/dev/}"
+			done
+		fi
+		if [[ -z $(mounts_of "$folder")$(loops_of "$folder")$(nulls_of "$folder") ]]; then
 			rm -rf --one-file-system "$folder"
 			return $? # without a number, in a trap, it would be the status before the trap
 		fi
@@ -219,7 +249,7 @@ set_up() {
 }
 
 make_outer() {
-	mkdir -p "$SET/outer" "$SET/inner" &&
+	mkdir "$SET/outer" &&
 		truncate -s "$((${CONF[SIZE]%M} * 5 / 4 + 64))M" "$SET/outer.img" &&
 		attach "$SET/outer.img" 512 off || return
 	# No journal, no lazy initialisation: nothing but the image's blocks is ever written here.
@@ -248,6 +278,41 @@ attach_inner() {
 	esac
 }
 
+make_loop() {
+	make_outer && truncate -s "${CONF[SIZE]}" "$SET/outer/inner.img" && attach_inner || return
+	loop_is_as_asked "/sys/block/${LOOP#/dev/}" && return
+	VERDICT=SKIP
+	return 1
+}
+
+# A null_blk device, $LOOP, that keeps what is written in memory and has a queue to poll.
+make_null() {
+	local config=/sys/kernel/config name dir key
+
+	name=$(null_name "$SET") VERDICT=SKIP
+	modprobe -q null_blk nr_devices=0 2> /dev/null # where it is a module
+	[[ ! -d $config ]] || mountpoint -q "$config" || tool mount -t configfs configfs "$config"
+	if [[ ! -d $NULLB ]]; then
+		REASON="this kernel has no null_blk (CONFIG_BLK_DEV_NULL_BLK), a device that polls"
+		return 1
+	fi
+	dir=$NULLB/$name
+	tool mkdir "$dir" || return
+	for key in "size=${CONF[SIZE]%M}" "blocksize=${CONF[SECTOR_SIZE]}" memory_backed=1 poll_queues=1 power=1; do
+		if ! echo "${key#*=}" 2> /dev/null > "$dir/${key%%=*}"; then
+			REASON="null_blk: cannot set $key"
+			return 1
+		fi
+	done
+	LOOP=/dev/$name
+	# After 5 s, which is its own, it would end what nobody has polled for.
+	if [[ ! -b $LOOP ]] || ! echo 30000 > "/sys/block/$name/queue/io_timeout"; then
+		REASON="null_blk: no $LOOP that polls"
+		return 1
+	fi
+	VERDICT=BROKEN
+}
+
 make_inner() {
 	local options status
 
@@ -257,11 +322,7 @@ make_inner() {
 		return 1
 	fi
 	read -ra options <<< "${CONF[MKFS_OPTIONS]}"
-	truncate -s "${CONF[SIZE]}" "$SET/outer/inner.img" && attach_inner || return
-	if ! loop_is_as_asked "/sys/block/${LOOP#/dev/}"; then
-		VERDICT=SKIP
-		return 1
-	fi
+	mkdir -p "$SET/inner" && "make_${CONF[DEVICE]%_*}" || return
 	# Nothing is discarded, and no thread initialises tables or the journal behind the test's back.
 	case ${CONF[FILESYSTEM]} in
 	xfs)
@@ -328,7 +389,7 @@ make_devices() {
 	local VERDICT=BROKEN
 	SET=$RUN/$((++NR_SETS))
 
-	if make_outer && make_inner; then
+	if make_inner; then
 		LAST_TESTS=()
 		return 0
 	fi
@@ -342,7 +403,7 @@ make_devices() {
 # Leave the set alone for good: a task that cannot be killed holds it. Its gate is opened, or
 # every sync(2) of the machine would hang.
 quarantine() {
-	tool fsfreeze --unfreeze "$SET/outer"
+	[[ ! -d $SET/outer ]] || tool fsfreeze --unfreeze "$SET/outer"
 	say "left alone: $SET: ${1:-held by a task that cannot be killed}"
 	QUARANTINE+=("$SET")
 	SET=''
@@ -379,7 +440,7 @@ release_devices() {
 is_gone() {
 	local loop
 
-	loop=$(loops_of "$SET/outer/inner.img")
+	loop=$(disk_of "$SET")
 	# In sysfs by its device, or by its identity and then its devices.
 	while compgen -G "/sys/fs/${CONF[FILESYSTEM]}/${loop#/dev/}" > /dev/null ||
 		compgen -G "/sys/fs/${CONF[FILESYSTEM]}/*/devices/${loop#/dev/}" > /dev/null; do
@@ -436,7 +497,7 @@ unmount_inner() {
 check_filesystem() {
 	local test=$1 after=$2 loop program status
 
-	loop=$(loops_of "$SET/outer/inner.img")
+	loop=$(disk_of "$SET")
 	LOG=$RESULTS/$CONFIG/$test/fsck.txt
 	mkdir -p "${LOG%/*}"
 	case ${CONF[FILESYSTEM]} in

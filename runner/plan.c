@@ -504,6 +504,7 @@ static void print_units(void)
 static void write_plan(const char *journal, const struct unit *u)
 {
 	json_t *skips = json_object(), *variant;
+	const char *no_device = NULL;
 	size_t i;
 
 	json_array_foreach(u->variants, i, variant) {
@@ -514,6 +515,11 @@ static void write_plan(const char *journal, const struct unit *u)
 		if (why)
 			json_object_set_new(skips, name, json_string(why));
 	}
+	/* Its device may be one that not every kernel has. */
+	if (u->config->conf)
+		no_device = conf_expects_skip(u->config->conf, "devices", "set-up");
+	if (no_device)
+		json_object_set_new(skips, "devices/set-up", json_string(no_device));
 	journal_append(journal, json_pack("{s:s, s:f, s:s, s:s, s:O, s:O, s:o}", "event", "plan",
 					  "time", wall_clock(), "config", u->config->name, "test",
 					  u->test->name, "variants", u->variants, "guards",

@@ -51,6 +51,7 @@ struct test {
 	const char *config, *name;
 	enum verdict verdict;
 	const json_t *guards;
+	const char *no_device; /* why the configuration may have none; NULL: it must */
 	double seconds;
 	size_t nr;
 	struct variant *variant;
@@ -175,6 +176,7 @@ static void take_plan(const json_t *event)
 	size_t i;
 
 	t->guards = json_object_get(event, "guards");
+	t->no_device = json_string_value(json_object_get(skips, "devices/set-up"));
 	json_array_foreach(json_object_get(event, "variants"), i, name) {
 		struct variant *variant = variant_of(t, json_string_value(name));
 
@@ -239,6 +241,8 @@ static void judge_missing(const struct test *t, struct variant *variant)
 	const struct variant *trouble = config_trouble(t->config);
 
 	variant->verdict = trouble && trouble->verdict == SKIP ? SKIP : NOTRUN;
+	if (variant->verdict == SKIP && t->no_device)
+		variant->expected = t->no_device;
 	variant->reason = trouble ? trouble->reason : ended_before;
 }
 

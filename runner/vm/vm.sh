@@ -12,7 +12,7 @@
 
 # What a guest needs before it can see the host's files, and what the tests use after that.
 GUEST_MODULES=(virtio_pci 9pnet_virtio 9p virtiofs overlay loop crc32c_generic crc32c-intel crc16 xfs ext4
-	btrfs f2fs)
+	btrfs f2fs null_blk)
 
 # Sets IMAGE, MAP and KERNEL_CONFIG ('' where there is none).
 find_kernel() {
