@@ -120,6 +120,14 @@ int rw_device_in_flight(unsigned int *writes)
 	return in_flight(device, writes);
 }
 
+bool rw_device_polls(void)
+{
+	char path[128], buf[16];
+
+	snprintf(path, sizeof(path), "/sys/class/block/%s/queue/io_poll", device);
+	return rw_slurp(path, buf, sizeof(buf)) > 0 && buf[0] == '1';
+}
+
 /* "123 (kworker/u8:2+loop3) D ...": the driver's worker is at it ('-': has been). */
 static bool loop_worker_busy(const char *name)
 {

@@ -40,13 +40,14 @@ bool rw_has_gate(void)
 	return rw_gate_exists() && rw_direct();
 }
 
-static unsigned int device_writes(void)
+static unsigned int device_holds(bool reads)
 {
 	unsigned int writes = 0;
+	int all = rw_device_in_flight(&writes);
 
-	if (rw_device_in_flight(&writes) < 0)
+	if (all < 0)
 		rw_broken("no count of the I/O in flight at /dev/%s", rw_device_name());
-	return writes;
+	return reads ? (unsigned int)all : writes;
 }
 
 /* For how long have the variant's other tasks been asleep? ns */
@@ -59,22 +60,32 @@ static uint64_t others_quiet(struct rw_quiet *q)
 	return q->since ? rw_now_ns() - q->since : 0;
 }
 
-unsigned int rw_in_flight(unsigned int n)
+static unsigned int settle(unsigned int n, bool reads)
 {
 	struct rw_quiet q = { 0, 0 };
 	uint64_t end = rw_now_ns() + 2000 * RW_MS;
-	unsigned int writes;
+	unsigned int holds;
 	uint64_t quiet;
 
 	rw_progress();
 	do {
-		writes = device_writes();
+		holds = device_holds(reads);
 		/* Workers may still be on their way; asleep, they wait for what is held. */
 		quiet = others_quiet(&q);
 		sched_yield();
-	} while (quiet < (writes >= n ? 1 : 20) * RW_MS && rw_now_ns() < end);
-	atomic_fetch_add(writes ? &rw_shared->held : &rw_shared->not_held, 1);
-	return writes;
+	} while (quiet < (holds >= n ? 1 : 20) * RW_MS && rw_now_ns() < end);
+	atomic_fetch_add(holds ? &rw_shared->held : &rw_shared->not_held, 1);
+	return holds;
+}
+
+unsigned int rw_in_flight(unsigned int n)
+{
+	return settle(n, false);
+}
+
+unsigned int rw_unpolled(unsigned int n)
+{
+	return settle(n, true);
 }
 
 void rw_done(void)
@@ -85,7 +96,7 @@ void rw_done(void)
 
 	rw_progress();
 	do {
-		idle = !device_writes();
+		idle = !device_holds(false);
 		sched_yield();
 	} while ((others_quiet(&q) < 2 * RW_MS || !idle) && rw_now_ns() < end);
 }

@@ -19,6 +19,9 @@
 #ifndef IORING_SETUP_DEFER_TASKRUN
 #define IORING_SETUP_DEFER_TASKRUN (1U << 13)
 #endif
+#ifndef IORING_SETUP_HYBRID_IOPOLL /* Linux 6.13 */
+#define IORING_SETUP_HYBRID_IOPOLL (1U << 17)
+#endif
 
 const struct rw_ring_kind rw_ring_kinds[7] = {
 	{ .name = "plain" },
@@ -35,6 +38,18 @@ const struct rw_ring_kind rw_aio_kinds[3] = {
 	{ .name = "getevents", .aio = true },
 	{ .name = "poll", .aio = true, .poll = true },
 	{ .name = "eventfd", .aio = true, .eventfd = true },
+};
+
+#define IOPOLL IORING_SETUP_IOPOLL
+
+const struct rw_ring_kind rw_iopoll_kinds[6] = {
+	{ .name = "plain", .setup = IOPOLL },
+	{ .name = "defer-taskrun",
+	  .setup = IOPOLL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN },
+	{ .name = "sqpoll", .setup = IOPOLL | IORING_SETUP_SQPOLL },
+	{ .name = "async", .setup = IOPOLL, .async = true },
+	{ .name = "fixed", .setup = IOPOLL, .fixed = true },
+	{ .name = "hybrid", .setup = IOPOLL | IORING_SETUP_HYBRID_IOPOLL },
 };
 
 const struct rw_write_kind rw_write_kinds[RW_WRITE_KINDS] = {
@@ -298,10 +313,13 @@ static void submit(struct rw_ring *r, const char *what, unsigned int wait_nr)
 	r->queued = 0;
 	rw_enter(what);
 	atomic_store(&rw_shared->submitting, wait_nr ? 0 : gettid());
+	/* liburing would poll with each submission, which is for who reaps. */
+	r->uring.flags &= ~(unsigned int)IORING_SETUP_IOPOLL;
 	do
 		ret = wait_nr ? io_uring_submit_and_wait(&r->uring, wait_nr)
 			      : io_uring_submit(&r->uring);
 	while (ret == -EINTR);
+	r->uring.flags |= r->kind->setup & IORING_SETUP_IOPOLL;
 	atomic_store(&rw_shared->submitting, 0);
 	atomic_store(&rw_shared->in_call, 0);
 	rw_check_slept(what);

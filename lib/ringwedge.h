@@ -194,7 +194,8 @@ struct rw_ring_kind {
 	bool eventfd;	    /* aio: told by eventfd(2) */
 };
 extern const struct rw_ring_kind rw_ring_kinds[7];
-extern const struct rw_ring_kind rw_aio_kinds[3]; /* by the ways to learn of an event */
+extern const struct rw_ring_kind rw_aio_kinds[3];    /* by the ways to learn of an event */
+extern const struct rw_ring_kind rw_iopoll_kinds[6]; /* IORING_SETUP_IOPOLL: the owner polls */
 
 /* The ways of direct writes: what they are written to, how, and whether the file grows by them. */
 struct rw_write_kind {
@@ -318,6 +319,12 @@ bool rw_gate_is_shut(void);
  * fewer it is a race: rw_race().
  */
 unsigned int rw_in_flight(unsigned int n);
+/*
+ * A device that polls ends a request of a ring with IORING_SETUP_IOPOLL only when somebody polls: it
+ * is held without a gate. The same as rw_in_flight(), of reads and writes, with the gate open.
+ */
+bool rw_device_polls(void);
+unsigned int rw_unpolled(unsigned int n);
 
 /*
  * Wait until all tasks but this one are asleep: FAIL if the thread of a SQPOLL ring sleeps in a

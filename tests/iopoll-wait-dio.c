@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What waits for polled direct I/O (IORING_SETUP_IOPOLL) in flight.
+ *
+ * Its device tells nobody that a request has ended: it has when somebody polls, who is the ring's
+ * owner (io_do_iopoll()), its poller, or a worker when the ring goes (io_ring_exit_work()). So what
+ * is in flight stays so for as long as the owner likes, and no gate is needed. If a request is lost
+ * there, if nobody polls when the owner has gone, or if its end leaves i_dio_count behind
+ * (iomap_dio_done()), the next fallocate or truncate sleeps for ever.
+ *
+ * (With iomap, up to 6.18 at least, only reads are polled for. A write on such a ring ends as ever.)
+ */
+#include "ringwedge.h"
+
+#include <linux/falloc.h>
+#include <stdatomic.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#define SIZE (512 * RW_KIB)
+#define LEN (32 * RW_KIB)
+#define READS 4
+
+static void punch(const void *p)
+{
+	rw_supported("fallocate",
+		     fallocate(((const struct rw_file *)p)->fd,
+			       FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, SIZE / 2));
+}
+
+static void shrink(const void *p)
+{
+	rw_ok(ftruncate(((const struct rw_file *)p)->fd, SIZE / 2));
+}
+
+static const struct op {
+	void (*call)(const void *);
+	struct rw_change change;
+	off_t other; /* the half of the file that it leaves alone, or that comes out the same */
+} ops[] = {
+	{ punch, { RW_ZERO, 0, SIZE / 2 }, SIZE / 2 },
+	{ shrink, { RW_RESIZE, SIZE / 2 }, 0 },
+};
+
+static struct rw_file *start(const struct op *op)
+{
+	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
+
+	op->call(f); /* is it there? */
+	return rw_file("file", RW_WRITTEN, SIZE);
+}
+
+/* Reads of what the call takes away. */
+static void submit(struct rw_ring *ring, struct rw_file *f, const struct op *op, struct rw_io *io)
+{
+	rw_use(ring, f);
+	for (unsigned int i = 0; i < READS; i++) {
+		io[i] = (struct rw_io){ .read = true,
+					.off = SIZE / 2 - op->other + i * LEN,
+					.len = LEN };
+		rw_submit(ring, f, &io[i]);
+	}
+}
+
+struct beside {
+	const struct op *op;
+	const struct rw_file *file;
+	_Atomic bool *polling; /* shared */
+	bool held;
+};
+
+static void call_beside(const void *p)
+{
+	const struct beside *b = p;
+
+	b->op->call(b->file);
+	if (b->held && !atomic_load(b->polling))
+		rw_fail("the call returned while direct reads submitted before it were in flight");
+}
+
+/* Another task waits for them, and goes on when the owner has polled. */
+static void beside(const struct rw_ring_kind *kind)
+{
+	struct rw_ring *ring = rw_ring(kind, READS + 1);
+	_Atomic bool *polling = mmap(NULL, sizeof(*polling), PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (polling == MAP_FAILED)
+		rw_broken("out of memory");
+	for (size_t i = 0; i < RW_ARRAY_SIZE(ops); i++) {
+		struct beside b = { &ops[i], start(&ops[i]), polling };
+		struct rw_file *f = (struct rw_file *)b.file;
+		struct rw_io io[READS];
+		struct rw_helper other;
+
+		atomic_store(polling, false);
+		submit(ring, f, b.op, io);
+		rw_write(ring, f, b.op->other, LEN, 0);
+		b.held = rw_unpolled(READS) >= READS;
+		other = rw_start(call_beside, &b);
+		if (b.held) {
+			rw_in_drain_now(other.pid);
+			atomic_store(polling, true);
+			rw_reap(ring);
+			rw_then(f, b.op->change);
+		} else {
+			rw_reap_either(ring, f, b.op->change);
+		}
+		for (size_t k = 0; b.held && k < READS; k++)
+			rw_eq(io[k].res, LEN);
+		rw_join(other);
+		rw_verify(f);
+	}
+	rw_ring_close(ring);
+}
+
+struct rescue {
+	pid_t owner;
+	struct rw_ring *ring;
+};
+
+/* Poll for the owner: any task that has the ring may. */
+static void rescue(const void *p)
+{
+	const struct rescue *r = p;
+	struct io_uring_cqe *cqe;
+
+	if (!rw_in_drain_now(r->owner))
+		return;
+	for (unsigned int i = 0; i < READS; i++) {
+		rw_eq(io_uring_wait_cqe(rw_uring(r->ring), &cqe), 0);
+		io_uring_cqe_seen(rw_uring(r->ring), cqe);
+	}
+	rw_fail("the call slept for reads that only its own task would have polled for, until "
+		"another did");
+}
+
+/* The owner itself makes the call: who polls? */
+static void owner(const struct rw_ring_kind *kind)
+{
+	struct rw_ring *ring = rw_ring(kind, READS + 1);
+	struct rescue r = { getpid(), ring };
+
+	for (size_t i = 0; i < RW_ARRAY_SIZE(ops); i++) {
+		struct rw_file *f = start(&ops[i]);
+		struct rw_io io[READS];
+		struct rw_helper other;
+		bool held;
+
+		submit(ring, f, &ops[i], io);
+		held = rw_unpolled(READS) >= READS;
+		if (held)
+			other = rw_start(rescue, &r);
+		ops[i].call(f);
+		if (held) {
+			rw_join(other);
+			rw_reap(ring);
+			rw_then(f, ops[i].change);
+		} else {
+			rw_reap_either(ring, f, ops[i].change);
+		}
+		rw_verify(f);
+	}
+	rw_ring_close(ring);
+}
+
+/* ---- the owner goes --------------------------------------------------------- */
+
+struct leaver {
+	const struct rw_ring_kind *kind;
+	const struct rw_file *file;
+	bool closes;
+	int submitted, go; /* eventfds */
+};
+
+static void leave(const void *p)
+{
+	const struct leaver *l = p;
+	struct rw_ring *ring = rw_ring(l->kind, READS);
+	struct rw_file file = *l->file;
+	struct rw_io io[READS];
+	eventfd_t v;
+
+	/* A descriptor that nobody else has. */
+	file.fd = (int)rw_set_up(open(rw_path(&file), O_RDWR | O_DIRECT | O_CLOEXEC));
+	rw_use(ring, &file);
+	for (unsigned int i = 0; i < READS; i++) {
+		io[i] = (struct rw_io){ .read = true, .off = i * LEN, .len = LEN };
+		rw_submit(ring, &file, &io[i]);
+	}
+	eventfd_write(l->submitted, 1);
+	eventfd_read(l->go, &v);
+	if (l->closes)
+		rw_ring_close(ring);
+}
+
+static void gone(const struct rw_ring_kind *kind, bool closes, bool killed)
+{
+	rw_ring_close(rw_ring(kind, 1)); /* is it there? */
+	for (size_t i = 0; i < RW_ARRAY_SIZE(ops); i++) {
+		struct rw_file *f = start(&ops[i]);
+		struct leaver l = { kind, f, closes, (int)rw_set_up(eventfd(0, EFD_CLOEXEC)),
+				    (int)rw_set_up(eventfd(0, EFD_CLOEXEC)) };
+		struct rw_helper other = rw_start(leave, &l);
+		eventfd_t v;
+
+		eventfd_read(l.submitted, &v);
+		if (!(kind->setup & IORING_SETUP_SQPOLL))
+			rw_unpolled(READS);
+		if (killed)
+			rw_kill(&other);
+		else
+			eventfd_write(l.go, 1);
+		ops[i].call(f);
+		rw_then(f, ops[i].change);
+		rw_join(other);
+		rw_verify(f);
+		rw_sole(f);
+		close(l.submitted);
+		close(l.go);
+	}
+}
+
+static void gone_exit(const struct rw_ring_kind *kind)
+{
+	gone(kind, false, false);
+}
+
+static void gone_kill(const struct rw_ring_kind *kind)
+{
+	gone(kind, false, true);
+}
+
+static void gone_close(const struct rw_ring_kind *kind)
+{
+	gone(kind, true, false);
+}
+
+static const struct scene {
+	const char *name;
+	void (*play)(const struct rw_ring_kind *kind);
+} scenes[] = {
+	{ "beside", beside },  { "owner", owner },	{ "exit", gone_exit },
+	{ "kill", gone_kill }, { "close", gone_close },
+};
+
+/* Nobody but the owner may poll on a ring of a single issuer: nobody could come to its help. */
+static bool has(const void *const *at)
+{
+	const struct rw_ring_kind *kind = at[1];
+
+	return ((const struct scene *)at[0])->play != owner ||
+	       !(kind->setup & IORING_SETUP_SINGLE_ISSUER);
+}
+
+static void run(const void *const *at)
+{
+	if (!rw_device_polls())
+		rw_skip("needs a device that polls (null_blk, nvme, virtio_blk with poll_queues)");
+	((const struct scene *)at[0])->play(at[1]);
+}
+
+static const char *const guards[] = {
+	"838b35bb6a89 io_uring/rw: disable IOCB_DIO_CALLER_COMP",
+	"3c7d76d6128a io_uring: IOPOLL polling improvements",
+	NULL,
+};
+
+static const char *const groups[] = { "iopoll", NULL };
+
+const struct rw_test rw_test = {
+	.name = "iopoll-wait-dio",
+	.summary = "polled direct I/O in flight ends for whoever waits for it",
+	.guards = guards,
+	.groups = groups,
+	.axes = { RW_AXIS(scenes), RW_AXIS(rw_iopoll_kinds) },
+	.has = has,
+	.run = run,
+};
