@@ -222,7 +222,7 @@ scratch_is_clean() {
 	[[ $(result dir verdicts pass verdict) == PASS ]]
 }
 
-@test "18 malformed configurations are refused with one line" {
+@test "19 malformed configurations are refused with one line" {
 	local conf=$BATS_TEST_TMPDIR/bad.conf good=$TOP/configs/xfs-4k.conf line
 
 	"$BUILD/runner/config" "$good"
@@ -237,7 +237,7 @@ scratch_is_clean() {
 		SAYS="bad.conf:" refused "$BUILD/runner/config" "$conf"
 	done
 	# shellcheck disable=SC2016 # nothing is expanded: that is the point
-	for line in FILESYSTEM=btrfs FILESYSTEM= BLOCK_SIZE=4097 BLOCK_SIZE=4k SIZE=10M SIZE=512 SIZE=-512M \
+	for line in FILESYSTEM=reiserfs FILESYSTEM= DEVICE=vda BLOCK_SIZE=4097 BLOCK_SIZE=4k SIZE=10M SIZE=512 SIZE=-512M \
 		SECTOR_SIZE=1024 DIRECT_IO=yes 'MOUNT_OPTIONS=$(reboot)' 'MKFS_OPTIONS=-f /dev/sda' \
 		GROUPS=Default; do
 		grep -v "^${line%%=*}=" "$good" | cat - <(echo "$line") > "$conf"
