@@ -620,6 +620,7 @@ static void make(struct rw_file *f, size_t size)
 			     fallocate(f->fd, FALLOC_FL_KEEP_SIZE, (off_t)size, (off_t)size));
 		break;
 	case RW_MIXED:
+	case RW_SHARED_MIXED:
 		for (size_t at = 0; at < size; at += 3 * TURN) {
 			write_range(f, at, size - at < TURN ? size - at : TURN, gen);
 			rw_supported("fallocate", fallocate(f->fd, FALLOC_FL_KEEP_SIZE,
@@ -630,7 +631,7 @@ static void make(struct rw_file *f, size_t size)
 	}
 	resize(m, (off_t)size);
 	rw_set_up(fsync(f->fd));
-	if (m->state == RW_SHARED)
+	if (m->state == RW_SHARED || m->state == RW_SHARED_MIXED)
 		share(f);
 }
 
@@ -671,7 +672,7 @@ bool rw_can_make(enum rw_state state)
 	snprintf(path, sizeof(path), "%s/can-make", rw_opt.dir);
 	snprintf(to, sizeof(to), "%s.shared", path);
 	fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-	if (state != RW_SHARED) {
+	if (state != RW_SHARED && state != RW_SHARED_MIXED) {
 		can = !fallocate(fd, 0, 0, PAGE) || errno != EOPNOTSUPP;
 	} else {
 		other = (int)rw_set_up(open(to, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
@@ -683,6 +684,39 @@ bool rw_can_make(enum rw_state state)
 	close(fd);
 	unlink(path);
 	return can;
+}
+
+static int open_cached(const struct rw_file *f)
+{
+	int fd = (int)rw_set_up(open(f->model->path, O_RDWR | O_CLOEXEC));
+
+	rw_set_up(posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM) ? -1 : 0); /* no readahead */
+	return fd;
+}
+
+void rw_cache(const struct rw_file *f, off_t off, size_t len)
+{
+	int fd = open_cached(f);
+	char byte;
+
+	for (off_t at = off; at < off + (off_t)len; at += PAGE)
+		rw_set_up(pread(fd, &byte, 1, at));
+	close(fd);
+}
+
+void rw_cache_dirty(struct rw_file *f, off_t off, size_t len)
+{
+	const struct write w = { off, (off_t)len, ++f->model->gen };
+	char *buf = malloc(len);
+	int fd = open_cached(f);
+
+	if (!buf)
+		rw_broken("out of memory");
+	rw_fill(f, buf, off, len, w.gen);
+	rw_set_up(pwrite(fd, buf, len, off) == (ssize_t)len ? 0 : -1);
+	apply_write(f->model, &w);
+	free(buf);
+	close(fd);
 }
 
 void rw_sole(struct rw_file *f)

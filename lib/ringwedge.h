@@ -113,12 +113,13 @@ bool rw_more(uint64_t end);
 /* ---- files and what they must hold --------------------------------------- */
 
 enum rw_state {
-	RW_HOLE,      /* no blocks, size set */
-	RW_WRITTEN,   /* written and synced: a write is a pure overwrite */
-	RW_UNWRITTEN, /* fallocated, synced: a write must convert the extent */
-	RW_SHARED,    /* written, then cloned: a write must go elsewhere; SKIP without reflink */
-	RW_MIXED,     /* by turns of 16 KiB written, unwritten and hole: a write meets several */
-	RW_PAST_EOF,  /* written, with as many unwritten blocks again behind the end */
+	RW_HOLE,	 /* no blocks, size set */
+	RW_WRITTEN,	 /* written and synced: a write is a pure overwrite */
+	RW_UNWRITTEN,	 /* fallocated, synced: a write must convert the extent */
+	RW_SHARED,	 /* written, then cloned: a write must go elsewhere; SKIP without reflink */
+	RW_MIXED,	 /* by turns of 16 KiB written, unwritten and hole: a write meets several */
+	RW_SHARED_MIXED, /* the latter, then cloned: blocks to be shared no more beside others */
+	RW_PAST_EOF,	 /* written, with as many unwritten blocks again behind the end */
 };
 
 /*
@@ -174,6 +175,11 @@ void rw_unordered(struct rw_file *f);
 void rw_verify(struct rw_file *f);
 /* The same for `len` bytes at `off` that were read as `how` says: "read through a mapping". */
 void rw_check(struct rw_file *f, const char *how, const void *buf, off_t off, size_t len);
+
+/* Have this part of the file in the page cache, and no more of it: whole pages. */
+void rw_cache(const struct rw_file *f, off_t off, size_t len);
+/* The same by a write of a new generation, which is part of the file from then on: dirty pages. */
+void rw_cache_dirty(struct rw_file *f, off_t off, size_t len);
 
 /*
  * No open file but f->fd writes to it any more, neither a task's nor one that the kernel forgot

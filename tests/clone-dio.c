@@ -78,22 +78,6 @@ static const struct side {
 	{ "both", true, true },
 };
 
-/* Dirty pages of the source and old ones of the destination, where no direct write goes. */
-static void use_cache(struct files *f)
-{
-	int src = (int)rw_set_up(open(rw_path(f->src), O_RDWR | O_CLOEXEC));
-	int dst = (int)rw_set_up(open(rw_path(f->dst), O_RDONLY | O_CLOEXEC));
-	const off_t off = AT + 96 * RW_KIB;
-	char buf[16 * RW_KIB];
-
-	rw_set_up(posix_fadvise(dst, 0, 0, POSIX_FADV_RANDOM) ? -1 : 0);
-	rw_set_up(pread(dst, buf, sizeof(buf), off));
-	rw_fill(f->src, buf, off, sizeof(buf), rw_promise(f->src, off, sizeof(buf)));
-	rw_set_up(pwrite(src, buf, sizeof(buf), off));
-	close(src);
-	close(dst);
-}
-
 static struct files start(struct rw_ring *ring, enum rw_state state)
 {
 	struct files f = { rw_file("source", state, SIZE), rw_file("destination", state, SIZE) };
@@ -102,7 +86,9 @@ static struct files start(struct rw_ring *ring, enum rw_state state)
 	/* Is it supported? And the metadata that the call needs is in memory from here on. */
 	rw_supported("reflink", ioctl(probe->fd, FICLONE, f.src->fd));
 	f.src = rw_file("source", state, SIZE);
-	use_cache(&f);
+	/* Where no direct write goes. */
+	rw_cache_dirty(f.src, AT + 96 * RW_KIB, 16 * RW_KIB);
+	rw_cache(f.dst, AT + 96 * RW_KIB, 16 * RW_KIB);
 	rw_use(ring, f.src);
 	rw_use(ring, f.dst);
 	return f;

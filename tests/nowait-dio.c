@@ -50,22 +50,6 @@ static void sync_mode(const void *p)
 	rw_ok(fsync(f->fd));
 }
 
-/* Dirty pages under the write, and to either side of it. */
-static void dirty(struct rw_file *f, off_t off, size_t len)
-{
-	int fd = (int)rw_set_up(open(rw_path(f), O_RDWR | O_CLOEXEC));
-	unsigned int promise = rw_promise(f, off, len);
-	char *buf = malloc(len);
-
-	if (!buf)
-		rw_broken("out of memory");
-	rw_fill(f, buf, off, len, promise);
-	rw_set_up(pwrite(fd, buf, len, off) == (ssize_t)len ? 0 : -1);
-	free(buf);
-	close(fd);
-	rw_then(f, (struct rw_change){ RW_KEEP });
-}
-
 /* What a submission could sleep for. */
 static const struct obstacle {
 	const char *name;
@@ -105,7 +89,8 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	rw_use(ring, f);
 	rw_gate_shut();
 	if (obstacle->dirty) {
-		dirty(f, target->off == SIZE ? SIZE : AT - LEN, 4 * LEN);
+		/* under the write, and to either side of it */
+		rw_cache_dirty(f, target->off == SIZE ? SIZE : AT - LEN, 4 * LEN);
 	} else {
 		rw_write(ring, f, 0, LEN, 0);
 		rw_in_flight(1);
