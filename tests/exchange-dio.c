@@ -151,6 +151,8 @@ static void held(struct rw_ring *ring, const struct op *op, const struct side *s
 		arg.f = make(states[i]);
 		a = arg.f.a;
 		b = arg.f.b;
+		rw_cache(a, AT + 64 * RW_KIB, 16 * RW_KIB); /* where no direct write goes */
+		rw_cache_dirty(b, AT + 96 * RW_KIB, 16 * RW_KIB);
 		rw_gate_shut();
 		if (side->a)
 			submit(ring, a, op);

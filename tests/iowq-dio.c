@@ -179,7 +179,8 @@ static void step(struct rw_ring *ring, const struct mix *mix, size_t len, bool t
 	if (tasks)
 		pthread_join(thread, NULL);
 	/* What goes behind the end has no part in what is punched. */
-	(held == N || mix->from ? rw_then : rw_race)(f.direct, changes[beside]);
+	((held == N && mix->state != RW_MIXED) || mix->from ? rw_then : rw_race)(f.direct,
+										 changes[beside]);
 	rw_verify(f.direct);
 	close(f.buffered.fd);
 	close(share.submitted);

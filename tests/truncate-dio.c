@@ -54,6 +54,7 @@ static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_
 	/* Once with nothing in flight, to read the metadata it needs. */
 	call(&a);
 	f = rw_file("file", state, SIZE);
+	rw_cache(f, 2 * SMALL, 16 * RW_KIB); /* where none of the direct writes goes */
 	rw_use(ring, f);
 	return f;
 }
@@ -92,7 +93,9 @@ static void held(struct rw_ring *ring, const struct op *op, const struct rw_who 
 	in_flight = rw_in_flight(n);
 	rw_held_by(who, call, &a, in_flight > 0 && op->waits & rw_fs());
 	rw_reap(ring);
-	(in_flight == n ? rw_then : rw_race)(f, (struct rw_change){ RW_RESIZE, op->to });
+	/* Of a write to several extents only a part may be in flight. */
+	(in_flight == n && kind->state != RW_MIXED ? rw_then : rw_race)(
+		f, (struct rw_change){ RW_RESIZE, op->to });
 	check(f, op);
 }
 
