@@ -169,9 +169,10 @@ static void dirty(struct reads *r)
 	map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		rw_broken("mmap: %s", strerror(errno));
-	for (off_t at = AT; at < AT + LEN; at += 2 * chunk) {
+	/* Among them the last page of a read. */
+	for (off_t at = AT; at < AT + LEN; at += 3 * chunk) {
 		rw_fill(r->file, buf, at, sizeof(buf), rw_promise(r->file, at, sizeof(buf)));
-		if (at / chunk % 4)
+		if (at / chunk % 2)
 			memcpy(map + at, buf, sizeof(buf));
 		else
 			rw_eq(rw_ok(pwrite(fd, buf, sizeof(buf), at)), sizeof(buf));
