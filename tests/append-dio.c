@@ -158,6 +158,42 @@ static void mapped_tail(struct rw_ring *ring)
 	munmap(page, 4096);
 }
 
+/* The file was cut within a block, whose rest is before the write then. */
+static void cut_tail(struct rw_ring *ring)
+{
+	struct rw_file *f = start(ring);
+
+	rw_ok(ftruncate(f->fd, SIZE - 4096 + 1000));
+	rw_then(f, (struct rw_change){ RW_RESIZE, SIZE - 4096 + 1000 });
+	rw_write(ring, f, SIZE, LEN, 0);
+	rw_reap(ring);
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	rw_verify(f);
+}
+
+/* By write(2), each where the last one ended, and with O_APPEND. */
+static void by_position(struct rw_ring *ring)
+{
+	struct rw_file *f = start(ring);
+	char *buf = aligned_alloc(4096, LEN);
+
+	if (!buf)
+		rw_broken("out of memory");
+	rw_set_up(lseek(f->fd, SIZE, SEEK_SET));
+	for (int i = 0; i < 4; i++) {
+		const off_t off = SIZE + i * LEN;
+
+		if (i == 2)
+			rw_set_up(fcntl(f->fd, F_SETFL, O_DIRECT | O_APPEND));
+		rw_fill(f, buf, off, LEN, rw_promise(f, off, LEN));
+		rw_eq(rw_ok(write(f->fd, buf, LEN)), LEN);
+		rw_eq(rw_ok(lseek(f->fd, 0, SEEK_CUR)), off + LEN);
+	}
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	rw_verify(f);
+	free(buf);
+}
+
 static const struct op ops[] = {
 	{ "allocate", allocate, .kind = RW_GROW, .waits = RW_XFS | RW_EXT4, .falloc = true },
 	{ "zero-range", zero_range, .kind = RW_ZERO, .waits = RW_XFS | RW_EXT4, .falloc = true },
@@ -165,7 +201,9 @@ static const struct op ops[] = {
 	{ "out-of-order", .play = out_of_order },
 	{ "by-sectors", .play = by_sectors },
 	{ "across-the-end", .play = across_the_end, .falloc = true },
+	{ "cut-tail", .play = cut_tail },
 	{ "mapped-tail", .play = mapped_tail },
+	{ "by-position", .play = by_position },
 };
 
 static void run(const void *const *at)
@@ -191,8 +229,8 @@ static bool has(const void *const *at)
 	const struct rw_ring_kind *kind = at[1];
 	const struct rw_who *who = at[2];
 
-	/* A mapping does not know by which ring the file was written. */
-	if (who->other || op->play == mapped_tail)
+	/* A mapping does not know by which ring the file was written, and write(2) needs none. */
+	if (who->other || op->play == mapped_tail || op->play == by_position)
 		return kind == &rw_ring_kinds[0] && (op->call || !who->other);
 	return true;
 }
