@@ -74,6 +74,28 @@ static void fault(struct rw_ring *ring, struct rw_file *f)
 	}
 }
 
+static void drain(const void *p)
+{
+	const struct rw_file *f = p;
+
+	rw_ok(fallocate(f->fd, FALLOC_FL_KEEP_SIZE, 0, LEN));
+}
+
+/* Who waits for a write is woken by its end, though that is an error. */
+static void fault_drained(struct rw_ring *ring, struct rw_file *f)
+{
+	struct rw_io io = { .off = 0, .len = LEN, .valid = PAGE };
+
+	if (!rw_has_gate())
+		rw_skip("needs a gate");
+	rw_supported("fallocate", fallocate(f->fd, FALLOC_FL_KEEP_SIZE, 0, LEN));
+	rw_gate_shut();
+	rw_submit(ring, f, &io);
+	rw_held_by(&rw_whos[1], drain, f, rw_in_flight(1) > 0);
+	rw_reap(ring);
+	check_fault(f, &io);
+}
+
 static void limit(long bytes)
 {
 	const struct rlimit r = { bytes < 0 ? RLIM_INFINITY : (rlim_t)bytes, RLIM_INFINITY };
@@ -178,6 +200,7 @@ static const struct how {
 } hows[] = {
 	{ "fault", fault, RW_WRITTEN, true },
 	{ "fault-unwritten", fault, RW_UNWRITTEN, true },
+	{ "fault-drained", fault_drained, RW_WRITTEN, true },
 	{ "too-big", too_big, RW_WRITTEN },
 	{ "past-end", past_end, RW_WRITTEN },
 	{ "misaligned", misaligned, RW_WRITTEN },
@@ -195,6 +218,13 @@ static const struct way {
 	{ "async", &rw_ring_kinds[4] },		{ "fixed", &rw_ring_kinds[5] },
 	{ "aio", &rw_ring_kinds[6] },		{ "sync", NULL },
 };
+
+static void resize(struct rw_file *f, off_t size)
+{
+	rw_ok(ftruncate(f->fd, size));
+	rw_then(f, (struct rw_change){ RW_RESIZE, size });
+	rw_verify(f);
+}
 
 /* On the inode as it is, still open: everything that waits for direct I/O, or for writers. */
 static void check(struct rw_ring *ring, struct rw_file *f)
@@ -215,9 +245,20 @@ static void check(struct rw_ring *ring, struct rw_file *f)
 		rw_freeze();
 		rw_thaw();
 	}
-	rw_ok(ftruncate(f->fd, SIZE / 2));
-	rw_then(f, (struct rw_change){ RW_RESIZE, SIZE / 2 });
-	rw_verify(f);
+	/* Over blocks that a write which failed may have left behind the end. */
+	resize(f, 2 * SIZE);
+	resize(f, SIZE / 2);
+}
+
+/* A file that has been longer: the blocks that it is given again hold what they held then. */
+static struct rw_file *start(enum rw_state state)
+{
+	struct rw_file *f = rw_file("file", state, 2 * SIZE);
+
+	rw_set_up(ftruncate(f->fd, SIZE));
+	rw_then(f, (struct rw_change){ RW_RESIZE, SIZE });
+	rw_set_up(syncfs(f->fd)); /* or they are busy yet */
+	return f;
 }
 
 static void run(const void *const *at)
@@ -225,7 +266,7 @@ static void run(const void *const *at)
 	const struct how *how = at[0];
 	const struct way *way = at[1];
 	struct rw_ring *ring = way->kind ? rw_ring(way->kind, 8) : NULL;
-	struct rw_file *f = rw_file("file", how->state, SIZE);
+	struct rw_file *f = start(how->state);
 
 	if (ring)
 		rw_use(ring, f);
@@ -240,6 +281,8 @@ static bool has(const void *const *at)
 	const struct how *how = at[0];
 	const struct way *way = at[1];
 
+	if (how->run == fault_drained && !way->kind)
+		return false;
 	return !how->memory || !way->kind || !way->kind->fixed;
 }
 
