@@ -4,9 +4,9 @@
  *
  * A write with O_DSYNC, O_SYNC or their RWF_* flags is followed by generic_write_sync() when it
  * needed more than its blocks (IOMAP_DIO_NEED_SYNC): the conversion of unwritten blocks, new blocks,
- * blocks that are shared no more, the size. Without that these are in memory only; when the
- * filesystem is shut down without a flush of its log, as by a loss of power, and mounted again, the
- * write is gone although it had completed.
+ * blocks that are shared no more, the size, or what an earlier write left in the log. Without that
+ * these are in memory only; when the filesystem is shut down without a flush of its log, as by a
+ * loss of power, and mounted again, the write is gone although it had completed.
  */
 #include "ringwedge.h"
 
@@ -19,6 +19,7 @@
 
 #define SIZE (256 * RW_KIB)
 #define AT (64 * RW_KIB)
+#define LEN (48 * RW_KIB) /* three turns of RW_MIXED */
 
 /* The same on xfs (XFS_IOC_GOINGDOWN), ext4 (EXT4_IOC_SHUTDOWN) and f2fs (F2FS_IOC_SHUTDOWN). */
 #define GOING_DOWN _IOR('X', 125, uint32_t)
@@ -28,8 +29,10 @@
 static const struct how {
 	const char *name;
 	int rwf, open;
+	bool through; /* to a device without a cache: if the blocks were all, nothing more is done */
 } hows[] = {
 	{ "rwf-dsync", RWF_DSYNC, 0 },
+	{ "write-through", RWF_DSYNC, 0, true },
 	{ "o-dsync", 0, O_DSYNC },
 	{ "o-sync", 0, O_SYNC },
 };
@@ -37,9 +40,19 @@ static const struct how {
 static const struct to {
 	enum rw_state state;
 	off_t off;
+	bool again; /* over a write that was not synchronous, and left work to do */
+	bool tail;  /* fills up the last block, of which the file had a sector */
 } tos[] = {
-	{ RW_WRITTEN, AT }, { RW_UNWRITTEN, AT }, { RW_HOLE, AT },	 { RW_SHARED, AT },
-	{ RW_MIXED, AT },   { RW_WRITTEN, SIZE }, { RW_PAST_EOF, SIZE },
+	{ RW_WRITTEN, AT },
+	{ RW_UNWRITTEN, AT },
+	{ RW_HOLE, AT },
+	{ RW_SHARED, AT },
+	{ RW_MIXED, AT },
+	{ RW_SHARED_MIXED, 96 * RW_KIB }, /* blocks to be shared no more, then a hole */
+	{ RW_WRITTEN, SIZE },
+	{ RW_PAST_EOF, SIZE },
+	{ RW_UNWRITTEN, AT, .again = true },
+	{ RW_WRITTEN, SIZE, .tail = true },
 };
 
 static const struct type {
@@ -54,6 +67,7 @@ static const struct type {
 /* A filesystem of the test's own: shutting down the one under test would end the run. */
 struct own {
 	const struct type *type;
+	bool through;
 	char image[4300], mnt[4310];
 };
 
@@ -103,11 +117,26 @@ static int loop_device(const struct own *o, char *name, size_t len)
 	return user;
 }
 
+/* Say that the device has no cache (Documentation/ABI/stable/sysfs-block, write_cache). */
+static void without_cache(const char *name)
+{
+	char path[80];
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/queue/write_cache", name + strlen("/dev/"));
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, "write through", 13) != 13)
+		rw_skip("needs to write to %s: %s", path, strerror(errno));
+	close(fd);
+}
+
 static void mount_own(const struct own *o)
 {
 	char name[32];
 	int user = loop_device(o, name, sizeof(name));
 
+	if (o->through)
+		without_cache(name);
 	rw_ok(mount(name, o->mnt, o->type->name, 0, NULL));
 	close(user);
 }
@@ -152,10 +181,25 @@ static void lose_power(const struct own *o, struct rw_file *f)
 	f->fd = (int)rw_ok(open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC));
 }
 
+static struct rw_file *make(const struct to *to)
+{
+	const size_t block = rw_block_size(), sector = rw_sector_size();
+
+	return rw_file("file", to->state, to->tail ? SIZE - block + sector : SIZE);
+}
+
+static void write_one(struct rw_ring *ring, struct rw_file *f, const struct to *to, int rwf)
+{
+	const size_t len = to->tail ? rw_block_size() - rw_sector_size() : LEN;
+
+	rw_write(ring, f, to->tail ? SIZE - (off_t)len : to->off, len, rwf);
+	rw_reap(ring);
+}
+
 static void run(const void *const *at)
 {
 	const struct how *how = at[0];
-	struct own own = { NULL };
+	struct own own = { .through = how->through };
 
 	for (size_t i = 0; i < RW_ARRAY_SIZE(types); i++)
 		if (types[i].fs == rw_fs())
@@ -167,17 +211,19 @@ static void run(const void *const *at)
 		struct rw_ring *ring = rw_ring(at[1], 1);
 		struct rw_file *f;
 
-		if (!rw_can_make(tos[i].state))
+		if (!rw_can_make(tos[i].state) ||
+		    (tos[i].tail && rw_block_size() == rw_sector_size()))
 			continue;
-		f = rw_file("file", tos[i].state, SIZE);
+		f = make(&tos[i]);
 		if (how->open) {
 			close(f->fd);
 			f->fd = (int)rw_ok(
 				open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC | how->open));
 		}
 		rw_use(ring, f);
-		rw_write(ring, f, tos[i].off, 64 * RW_KIB, how->rwf);
-		rw_reap(ring);
+		if (tos[i].again)
+			write_one(ring, f, &tos[i], 0);
+		write_one(ring, f, &tos[i], how->rwf);
 		rw_ring_close(ring);
 		lose_power(&own, f);
 		rw_then(f, (struct rw_change){ RW_KEEP });
@@ -195,6 +241,7 @@ static bool has(const void *const *at)
 
 static const char *const guards[] = {
 	"3460cac1ca76 iomap: Use FUA for pure data O_DSYNC DIO writes",
+	"7684e2c4384d iomap: iomap that extends beyond EOF should be marked dirty",
 	NULL,
 };
 
