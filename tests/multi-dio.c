@@ -1,31 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Many rings, many tasks, one inode; and what rings share.
+ * Many rings, many tasks, one inode.
  *
  * An operation on the file must wait for the direct writes of all rings, whoever polls, works or
- * waits for them: a poller or io-wq of several rings (IORING_SETUP_ATTACH_WQ), a message that one
- * ring sends another behind its write (IORING_OP_MSG_RING), buffers of one ring registered by another
- * (IORING_REGISTER_CLONE_BUFFERS) and taken from both while the write is in flight. A completion that
- * goes to the wrong task, or memory that is let go of too early, is a hang or foreign data.
+ * waits for them: each ring's own, or a poller or io-wq that several share (IORING_SETUP_ATTACH_WQ).
+ * A completion that goes to the wrong ring or task, or that wakes nobody, is a hang.
  */
 #include "ringwedge.h"
 
 #include <linux/falloc.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
 
 #define SIZE (512 * RW_KIB)
 #define LEN (16 * RW_KIB)
 #define RINGS 6 /* and the tasks, and the files */
 #define APART (64 * RW_KIB)
-
-#define MESSAGE 4711
-
-/* Linux 6.12: IORING_REGISTER_CLONE_BUFFERS */
-#define REGISTER_CLONE_BUFFERS 30
-struct clone_buffers {
-	uint32_t src_fd, flags, src_off, dst_off, nr, pad[3];
-};
 
 static void punch(const void *p)
 {
@@ -184,109 +172,12 @@ static void files(void)
 	rw_ring_close(ring);
 }
 
-static void reap_message(const void *p)
-{
-	struct rw_ring *const *ring = p; /* from, to */
-	struct io_uring_cqe *cqe;
-	int ret;
-
-	rw_submit_queued(ring[0], 0);
-	/* Who defers to the task must ask the very ring. */
-	if (rw_uring(ring[0])->flags & IORING_SETUP_DEFER_TASKRUN)
-		rw_reap(ring[0]);
-	rw_enter("io_uring_enter (wait for a message)");
-	ret = io_uring_wait_cqe(rw_uring(ring[1]), &cqe);
-	rw_eq(ret, 0);
-	rw_eq(cqe->user_data, MESSAGE);
-	rw_eq(cqe->res, LEN);
-	io_uring_cqe_seen(rw_uring(ring[1]), cqe);
-	rw_reap(ring[0]);
-}
-
-/* The message is linked behind the write: it tells that the data is there. */
-static void message(const struct rw_ring_kind *kind)
-{
-	struct rw_file *f = start("file");
-	struct rw_ring *ring[] = { rw_ring(kind, 2), rw_ring(kind, 2) };
-	struct io_uring_sqe sqe = { 0 };
-
-	if (!rw_has_opcode(ring[0], IORING_OP_MSG_RING))
-		rw_skip("needs IORING_OP_MSG_RING");
-	io_uring_prep_msg_ring(&sqe, rw_uring(ring[1])->ring_fd, LEN, MESSAGE, 0);
-	shut();
-	rw_queue_write(ring[0], f, 0, LEN, IOSQE_IO_LINK);
-	rw_queue(ring[0], &sqe, &(struct rw_op){ "message", NULL, 0, .must_wait = rw_has_gate() });
-	if (rw_has_gate())
-		rw_held_by(&rw_whos[0], reap_message, ring, false);
-	else
-		reap_message(ring);
-	reap_all(ring, 2);
-	rw_then(f, (struct rw_change){ RW_KEEP });
-	rw_verify(f);
-}
-
-static void messages(void)
-{
-	message(&rw_ring_kinds[0]);
-	message(&rw_ring_kinds[2]);
-}
-
-static void unregister_and_reap(const void *p)
-{
-	struct rw_ring *const *ring = p;
-
-	rw_enter("io_uring_register (unregister cloned buffers)");
-	rw_eq(io_uring_unregister_buffers(rw_uring(ring[1])), 0);
-	rw_reap(ring[1]);
-}
-
-/* The ring that registered the buffer is closed and its memory unmapped, the write in flight. */
-static void cloned_buffers(void)
-{
-	struct rw_file *f = start("file");
-	struct rw_ring *ring[] = { rw_ring(&rw_ring_kinds[0], 1), rw_ring(&rw_ring_kinds[0], 1) };
-	struct clone_buffers clone = { .src_fd = (uint32_t)rw_uring(ring[0])->ring_fd };
-	struct io_uring_sqe sqe = { 0 };
-	char *buf = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct iovec iov = { buf, LEN };
-
-	if (buf == MAP_FAILED)
-		rw_broken("out of memory");
-	rw_fill(f, buf, 0, LEN, rw_promise(f, 0, LEN));
-	rw_set_up(io_uring_register_buffers(rw_uring(ring[0]), &iov, 1) ? -1 : 0);
-	rw_supported("IORING_REGISTER_CLONE_BUFFERS",
-		     syscall(SYS_io_uring_register, rw_uring(ring[1])->ring_fd,
-			     REGISTER_CLONE_BUFFERS, &clone, 1));
-	io_uring_prep_write_fixed(&sqe, f->fd, buf, LEN, 0, 0);
-	shut();
-	rw_queue(ring[1], &sqe, &(struct rw_op){ "write of a cloned buffer", f, LEN });
-	rw_submit_queued(ring[1], 0);
-	if (rw_has_gate())
-		rw_in_flight(1);
-	rw_ring_close(ring[0]);
-	munmap(buf, LEN);
-	rw_use_memory(); /* its pages, if they were free */
-	if (rw_has_gate())
-		rw_held_by(&rw_whos[0], unregister_and_reap, ring, false);
-	else
-		unregister_and_reap(ring);
-	rw_unpinned();
-	rw_ring_close(ring[1]);
-	rw_then(f, (struct rw_change){ RW_KEEP });
-	rw_verify(f);
-}
-
 static const struct scene {
 	const char *name;
 	void (*play)(void);
 } scenes[] = {
-	{ "rings", rings },
-	{ "shared-poller", poller },
-	{ "shared-workers", workers },
-	{ "tasks", tasks },
-	{ "files", files },
-	{ "message", messages },
-	{ "cloned-buffers", cloned_buffers },
+	{ "rings", rings }, { "shared-poller", poller }, { "shared-workers", workers },
+	{ "tasks", tasks }, { "files", files },
 };
 
 static void run(const void *const *at)
@@ -296,7 +187,6 @@ static void run(const void *const *at)
 
 static const char *const guards[] = {
 	"838b35bb6a89 io_uring/rw: disable IOCB_DIO_CALLER_COMP",
-	"7cc2a6eadcd7 io_uring: add IORING_REGISTER_COPY_BUFFERS method",
 	NULL,
 };
 
@@ -304,8 +194,7 @@ static const char *const groups[] = { "multi", NULL };
 
 const struct rw_test rw_test = {
 	.name = "multi-dio",
-	.summary =
-		"direct writes of many rings and tasks to one inode, and of what rings share, end",
+	.summary = "direct writes of many rings and tasks to one inode end for whoever waits",
 	.guards = guards,
 	.groups = groups,
 	.axes = { RW_AXIS(scenes) },
