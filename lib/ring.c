@@ -70,6 +70,7 @@ struct request {
 	struct rw_io *io; /* NULL: not by rw_submit() */
 	void *buf;	  /* of the ring's arena */
 	void *data;	  /* what is written: buf, or memory of the test's own */
+	struct iovec iov[2];
 	struct iocb iocb;
 };
 
@@ -354,15 +355,32 @@ void rw_queue(struct rw_ring *r, const struct io_uring_sqe *sqe, const struct rw
 	queue(r, sqe, take(r, op));
 }
 
+#define VECTORED (8 * RW_KIB)
+
+/* Every other request names its memory by a vector, if it is large enough for one. */
+static bool by_vector(struct request *q)
+{
+	if (q->serial % 2 || q->len < VECTORED || (q->io && q->io->valid))
+		return false;
+	q->iov[0] = (struct iovec){ q->data, VECTORED / 2 };
+	q->iov[1] = (struct iovec){ (char *)q->data + VECTORED / 2, q->len - VECTORED / 2 };
+	return true;
+}
+
 static void queue_rw(struct rw_ring *r, struct request *q, int rwf, unsigned int sqe_flags)
 {
 	bool read = q->io && q->io->read, fixed = r->kind->fixed && q->data == q->buf;
 	struct io_uring_sqe sqe = { 0 };
 
-	io_uring_prep_rw(fixed	? read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED
-			 : read ? IORING_OP_READ
-				: IORING_OP_WRITE,
-			 &sqe, q->op.file->fd, q->data, (unsigned int)q->len, (uint64_t)q->off);
+	if (!fixed && by_vector(q))
+		io_uring_prep_rw(read ? IORING_OP_READV : IORING_OP_WRITEV, &sqe, q->op.file->fd,
+				 q->iov, RW_ARRAY_SIZE(q->iov), (uint64_t)q->off);
+	else
+		io_uring_prep_rw(fixed	? read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED
+				 : read ? IORING_OP_READ
+					: IORING_OP_WRITE,
+				 &sqe, q->op.file->fd, q->data, (unsigned int)q->len,
+				 (uint64_t)q->off);
 	if (fixed)
 		sqe.buf_index = (uint16_t)((q - r->requests) / 2);
 	sqe.rw_flags = rwf;
@@ -405,8 +423,14 @@ static struct request *take_write(struct rw_ring *r, struct rw_file *f, off_t of
 static void submit_rw(struct rw_ring *r, struct request *q, int rwf)
 {
 	if (r->kind->aio) {
-		(q->io && q->io->read ? io_prep_pread : io_prep_pwrite)(&q->iocb, q->op.file->fd,
-									q->data, q->len, q->off);
+		bool read = q->io && q->io->read;
+
+		if (by_vector(q))
+			(read ? io_prep_preadv : io_prep_pwritev)(&q->iocb, q->op.file->fd, q->iov,
+								  RW_ARRAY_SIZE(q->iov), q->off);
+		else
+			(read ? io_prep_pread : io_prep_pwrite)(&q->iocb, q->op.file->fd, q->data,
+								q->len, q->off);
 		q->iocb.aio_rw_flags = rwf;
 		submit_aio(r, q, "io_submit (direct I/O)");
 		return;
