@@ -29,7 +29,7 @@ const struct rw_ring_kind rw_ring_kinds[7] = {
 	{ .name = "defer-taskrun",
 	  .setup = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN },
 	{ .name = "sqpoll", .setup = IORING_SETUP_SQPOLL },
-	{ .name = "async", .async = true },
+	{ .name = "async", .async = true, .eventfd = true },
 	{ .name = "fixed", .fixed = true },
 	{ .name = "aio", .aio = true },
 };
@@ -175,11 +175,13 @@ static struct rw_ring *make_ring(const struct rw_ring_kind *kind, struct rw_ring
 		ret = io_setup((int)depth, &r->aio);
 		if (ret < 0)
 			rw_skip("needs Linux AIO (io_setup): %s", strerror(-ret));
-		if (kind->eventfd)
-			r->eventfd = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
 	} else {
 		set_up_uring(r);
 	}
+	if (kind->eventfd)
+		r->eventfd = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
+	if (kind->eventfd && !kind->aio)
+		rw_set_up(io_uring_register_eventfd(&r->uring, r->eventfd) ? -1 : 0);
 	rw_returned();
 	return r;
 }
@@ -656,13 +658,18 @@ static void finish(struct rw_ring *r, struct request *q, long res)
 
 static void reap_uring(struct rw_ring *r)
 {
+	bool told = r->kind->eventfd;
 	struct io_uring_cqe *cqe;
+	eventfd_t v;
 	int ret;
 
-	rw_enter("io_uring_enter (wait for a completion)");
+	rw_enter(told ? "read of the ring's eventfd" : "io_uring_enter (wait for a completion)");
+	/* One signal may be for several completions, or late for one that is reaped. */
 	do
-		ret = io_uring_wait_cqe(&r->uring, &cqe);
-	while (ret == -EINTR);
+		ret = told ? io_uring_peek_cqe(&r->uring, &cqe)
+			   : io_uring_wait_cqe(&r->uring, &cqe);
+	while (ret == -EINTR ||
+	       (told && ret == -EAGAIN && (!eventfd_read(r->eventfd, &v) || errno == EINTR)));
 	atomic_store(&rw_shared->in_call, 0);
 	if (ret < 0)
 		rw_fail("io_uring_wait_cqe: %s", strerror(-ret));
