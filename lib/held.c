@@ -247,6 +247,11 @@ static void timed_call(const void *p)
 			what ? what : "the call");
 }
 
+void rw_must_wait(void (*call)(const void *), const void *arg)
+{
+	timed_call(&(struct timed){ call, arg, true });
+}
+
 static void check_blocked(void)
 {
 	char where[512];

@@ -195,9 +195,11 @@ struct rw_ring_kind {
 	unsigned int setup; /* IORING_SETUP_* */
 	bool async;	    /* IOSQE_ASYNC: io-wq does it */
 	bool fixed;	    /* registered files and buffers */
+	bool by_fd;	    /* registered buffers only: the file by its descriptor */
 	bool aio;	    /* io_submit(2) instead of io_uring */
 	bool poll;	    /* aio: looks at the events in memory, never enters the kernel */
-	bool eventfd;	    /* aio: told by eventfd(2) */
+	bool eventfd;	    /* told by eventfd(2) */
+	bool overflows;	    /* room for one entry: completions overflow (IORING_FEAT_NODROP) */
 };
 extern const struct rw_ring_kind rw_ring_kinds[7];
 extern const struct rw_ring_kind rw_aio_kinds[3];    /* by the ways to learn of an event */
@@ -296,6 +298,11 @@ unsigned int rw_unreaped(const struct rw_ring *ring);
 void rw_ring_close(struct rw_ring *ring);
 /* In a forked task: use the ring of its parent, which may no longer do so. */
 void rw_adopt(struct rw_ring *ring);
+/*
+ * Writes from memory that this process registered are held by the gate: until it is opened that
+ * memory may not be given back, whatever became of the registration (VmPin, proc(5)).
+ */
+void rw_pinned(void);
 /* Nothing of this process is registered, or in flight from what was, any more (VmPin, proc(5)). */
 void rw_unpinned(void);
 /*
@@ -400,6 +407,8 @@ void rw_by(const struct rw_who *who, void (*call)(const void *), const void *arg
  */
 void rw_held_by(const struct rw_who *who, void (*call)(const void *), const void *arg,
 		bool must_wait);
+/* Make the call, with writes in flight: it must not return before somebody opens the gate. */
+void rw_must_wait(void (*call)(const void *), const void *arg);
 /*
  * What befalls a task asleep in a call. `hit` is done by another task while it sleeps, the gate is
  * opened, and then comes `after` (may be NULL). `dies_of`: the signal that it dies of, if it does.

@@ -172,12 +172,40 @@ static void files(void)
 	rw_ring_close(ring);
 }
 
+/* The completions that found no room in the ring come, too, each once, whoever delivers them. */
+static void overflow(void)
+{
+	static const struct rw_ring_kind small[] = {
+		{ .name = "plain", .overflows = true },
+		{ .name = "defer-taskrun",
+		  .overflows = true,
+		  .setup = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN },
+		{ .name = "async", .overflows = true, .async = true },
+	};
+
+	for (size_t k = 0; k < RW_ARRAY_SIZE(small); k++) {
+		struct rw_ring *ring = rw_ring(&small[k], RINGS);
+		struct rw_file *f = start("file");
+		unsigned int held;
+
+		shut();
+		for (unsigned int i = 0; i < RINGS; i++)
+			rw_write(ring, f, i * APART, LEN, 0);
+		held = punch_held(f, RINGS);
+		rw_done();
+		rw_reap(ring);
+		check(f, held == RINGS);
+		rw_ring_close(ring);
+	}
+}
+
 static const struct scene {
 	const char *name;
 	void (*play)(void);
 } scenes[] = {
 	{ "rings", rings }, { "shared-poller", poller }, { "shared-workers", workers },
 	{ "tasks", tasks }, { "files", files },
+	{ "overflow", overflow },
 };
 
 static void run(const void *const *at)
