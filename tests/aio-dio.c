@@ -15,6 +15,8 @@
 #define AT (64 * RW_KIB)
 #define LEN (32 * RW_KIB)
 
+#define ROOM 128 /* more events than fit into the page of a small context */
+
 struct arg {
 	struct rw_ring *ring;
 	struct rw_file *file;
@@ -52,6 +54,22 @@ static void cancel(const void *p)
 	punch(p);
 }
 
+/* More than the context has room for: each event must have made room, and be told of, in its turn. */
+static void many(const void *p)
+{
+	const struct arg *a = p;
+
+	rw_reap(a->ring);
+	for (unsigned int i = 0; i < 3 * ROOM; i++) {
+		rw_write(a->ring, a->file, (off_t)(i % 8) * 4096, 4096, 0);
+		if (i % 8 == 7)
+			rw_reap(a->ring);
+		if (i % 64 == 63)
+			rw_then(a->file, (struct rw_change){ RW_KEEP });
+	}
+	rw_reap(a->ring);
+}
+
 static const struct op {
 	const char *name;
 	void (*call)(const void *);
@@ -60,6 +78,7 @@ static const struct op {
 	struct rw_change change;
 } ops[] = {
 	{ "reap", reap },
+	{ "many", many },
 	{ "punch-hole", punch, true, .change = { RW_ZERO, AT, LEN } },
 	{ "punch-beside-uring", punch, true, .uring = true, .change = { RW_ZERO, AT, LEN } },
 	{ "sync", sync_file },
