@@ -30,11 +30,11 @@ static const struct how {
 	const char *name;
 	int rwf, open;
 	bool through; /* to a device without a cache: if the blocks were all, nothing more is done */
+	bool later;   /* by fsync(2) or fdatasync(2) through the ring, when it has completed */
 } hows[] = {
-	{ "rwf-dsync", RWF_DSYNC, 0 },
-	{ "write-through", RWF_DSYNC, 0, true },
-	{ "o-dsync", 0, O_DSYNC },
-	{ "o-sync", 0, O_SYNC },
+	{ "rwf-dsync", RWF_DSYNC, 0 },	   { "write-through", RWF_DSYNC, 0, true },
+	{ "o-dsync", 0, O_DSYNC },	   { "o-sync", 0, O_SYNC },
+	{ "synced-later", .later = true },
 };
 
 static const struct to {
@@ -224,6 +224,9 @@ static void run(const void *const *at)
 		if (tos[i].again)
 			write_one(ring, f, &tos[i], 0);
 		write_one(ring, f, &tos[i], how->rwf);
+		if (how->later)
+			rw_ring_fsync(ring, f, i % 2);
+		rw_reap(ring);
 		rw_ring_close(ring);
 		lose_power(&own, f);
 		rw_then(f, (struct rw_change){ RW_KEEP });
@@ -236,7 +239,7 @@ static bool has(const void *const *at)
 	const struct how *how = at[0];
 	const struct rw_ring_kind *kind = at[1];
 
-	return !kind->aio || how->rwf;
+	return !kind->aio || how->rwf || how->later;
 }
 
 static const char *const guards[] = {
