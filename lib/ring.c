@@ -238,6 +238,14 @@ static unsigned long pinned_kib(void)
 	return at ? strtoul(at + strlen("\nVmPin:"), NULL, 10) : 0;
 }
 
+void rw_pinned(void)
+{
+	/* In this order: the gate was shut when the number was read. */
+	if (!pinned_kib() && !atomic_load(&rw_shared->opening_at))
+		rw_fail("registered memory was given back while direct writes from it were in "
+			"flight");
+}
+
 void rw_unpinned(void)
 {
 	uint64_t end = rw_until(20000);
@@ -263,7 +271,7 @@ void rw_use(struct rw_ring *r, struct rw_file *f)
 	unsigned int i;
 	int ret;
 
-	if (!r->kind->fixed)
+	if (!r->kind->fixed || r->kind->by_fd)
 		return;
 	for (i = 0; i < r->n_files && r->files[i] != f; i++)
 		;
@@ -302,7 +310,7 @@ static struct request *take(struct rw_ring *r, const struct rw_op *op)
 static void give_fd(const struct rw_ring *r, struct io_uring_sqe *sqe, struct rw_file *f)
 {
 	sqe->fd = f->fd;
-	if (!r->kind->fixed)
+	if (!r->kind->fixed || r->kind->by_fd)
 		return;
 	for (unsigned int i = 0; i < r->n_files; i++)
 		if (r->files[i] == f) {

@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
+#include <sys/wait.h>
 
 #define SIZE (256 * RW_KIB)
 #define SMALL (96 * RW_KIB)
@@ -35,6 +36,7 @@ struct owner {
 	struct rw_file *file;
 	struct rw_ring *ring; /* NULL before it is made; made before: passed on */
 	unsigned int promise[N];
+	bool queued;		  /* but the first, they wait for the only worker of io-wq */
 	int submitted, go, leave; /* eventfds */
 	eventfd_t held;		  /* how many writes the gate holds, plus 1: the value of `go` */
 };
@@ -46,11 +48,20 @@ static void go_exec(struct owner *o)
 	rw_set_up(execl("/proc/self/exe", rw_test.name, "--list", NULL));
 }
 
+static void close_ring(const void *p)
+{
+	rw_ring_close(((const struct owner *)p)->ring);
+}
+
 static void go_close(struct owner *o)
 {
 	eventfd_t v;
 
-	rw_ring_close(o->ring);
+	/* io_destroy(2) waits for all that is in flight. */
+	if (o->kind->aio && o->held > 1)
+		rw_must_wait(close_ring, o);
+	else
+		close_ring(o);
 	eventfd_read(o->leave, &v);
 	rw_unpinned();
 }
@@ -98,14 +109,42 @@ static void go_sync_cancel(struct owner *o)
 	reap(o);
 }
 
-static void go_unregister(struct owner *o)
+/* What is taken out is kept for the writes in flight; some kernels wait for them (Linux 6.12). */
+static void let_go(struct owner *o)
+{
+	if (o->held > 1)
+		rw_pinned();
+	reap(o);
+	rw_unpinned();
+}
+
+/* Memory and file are then the ring's and the writes' only. */
+static void give_up(struct owner *o)
 {
 	rw_adopt(o->ring); /* unmaps the buffers */
+	close(o->file->fd);
+}
+
+static void go_unregister(struct owner *o)
+{
+	give_up(o);
 	rw_enter("io_uring_register (unregister buffers and files)");
 	rw_eq(io_uring_unregister_buffers(rw_uring(o->ring)), 0);
 	rw_eq(io_uring_unregister_files(rw_uring(o->ring)), 0);
-	reap(o);
-	rw_unpinned();
+	let_go(o);
+}
+
+static void go_replace(struct owner *o)
+{
+	struct iovec none[(N + 3) / 2] = { { NULL, 0 } }; /* as many as the ring has */
+	unsigned int n = RW_ARRAY_SIZE(none);
+	int no_file = -1;
+
+	give_up(o);
+	rw_enter("io_uring_register (replace buffers and files)");
+	rw_eq(io_uring_register_buffers_update_tag(rw_uring(o->ring), 0, none, NULL, n), n);
+	rw_eq(io_uring_register_files_update(rw_uring(o->ring), 0, &no_file, 1), 1);
+	let_go(o);
 }
 
 static const struct end {
@@ -116,6 +155,7 @@ static const struct end {
 	bool idle;   /* is the poller, which waits for the writes, asleep? */
 	bool passed; /* the ring is another process's, which reaps */
 	bool uring;  /* io_uring knows this only */
+	bool by_fd;  /* buffers are registered, files are not: those hold the ring's node, too */
 } ends[] = {
 	{ "exit", NULL, .exits = true },
 	{ "exit-idle", NULL, .exits = true, .idle = true },
@@ -127,7 +167,21 @@ static const struct end {
 	{ "cancel", go_cancel, .uring = true },
 	{ "sync-cancel", go_sync_cancel, .uring = true },
 	{ "unregister", go_unregister, .uring = true },
+	{ "unregister-buffers", go_unregister, .uring = true, .by_fd = true },
+	{ "replace", go_replace, .uring = true },
+	{ "replace-buffers", go_replace, .uring = true, .by_fd = true },
 };
+
+/* The only worker waits for the first write. */
+static void occupy(struct rw_ring *ring, struct rw_file *f)
+{
+	unsigned int most[2] = { 1, 1 };
+
+	rw_set_up(io_uring_register_iowq_max_workers(rw_uring(ring), most) ? -1 : 0);
+	rw_in_flight(1);
+	rw_ring_fallocate(ring, f, FALLOC_FL_KEEP_SIZE, 0, SIZE, false);
+	rw_submitted();
+}
 
 static void *submit(void *p)
 {
@@ -136,11 +190,14 @@ static void *submit(void *p)
 	if (o->ring)
 		rw_adopt(o->ring);
 	else
-		o->ring = rw_ring(o->kind, N + 1);
+		o->ring = rw_ring(o->kind, N + 2);
 	rw_use(o->ring, o->file);
-	for (size_t i = 0; i < N; i++)
+	for (size_t i = 0; i < N; i++) {
 		rw_write_promised(o->ring, o->file, writes[i].off, (size_t)writes[i].len,
 				  o->promise[i], 0);
+		if (o->queued && !i)
+			occupy(o->ring, o->file);
+	}
 	eventfd_write(o->submitted, 1);
 	eventfd_read(o->go, &o->held);
 	return NULL;
@@ -218,15 +275,29 @@ static void look_around(const struct end *end, const struct rw_ring_kind *kind)
 	rw_use_memory();
 }
 
-enum moment { HELD, DONE, RACING };
+/* exit_aio() waits for all that is in flight. */
+static void still_there(const struct rw_helper *h)
+{
+	siginfo_t ended = { 0 };
+
+	rw_set_up(waitid(P_PID, (id_t)h->pid, &ended, WEXITED | WNOHANG | WNOWAIT));
+	if (ended.si_pid && rw_gate_is_shut())
+		rw_fail("a task ended while direct writes of its AIO context were in flight");
+}
+
+static const struct rw_ring_kind by_fd = { .name = "fixed", .fixed = true, .by_fd = true };
+
+enum moment { HELD, QUEUED, DONE, RACING };
 
 static void step(const struct end *end, const struct rw_ring_kind *kind, enum moment moment)
 {
 	const struct op *op = &ops[rw_rand(RW_ARRAY_SIZE(ops))];
 	enum rw_state state = rw_can_make(RW_UNWRITTEN) ? RW_MIXED : RW_WRITTEN;
 	struct rw_file *f = rw_file("file", state, SIZE);
-	struct owner o = { end, kind, f, .ring = end->passed ? rw_ring(kind, N) : NULL };
+	struct owner o = { end, end->by_fd ? &by_fd : kind, f,
+			   .ring = end->passed ? rw_ring(kind, N + 1) : NULL };
 	struct rw_helper helper;
+	bool gated = moment == HELD || moment == QUEUED;
 	unsigned int held = 0;
 	eventfd_t v;
 
@@ -239,11 +310,12 @@ static void step(const struct end *end, const struct rw_ring_kind *kind, enum mo
 	f = rw_file("file", state, SIZE);
 	for (size_t i = 0; i < N; i++)
 		o.promise[i] = rw_promise(f, writes[i].off, (size_t)writes[i].len);
-	if (moment == HELD)
+	o.queued = moment == QUEUED;
+	if (gated)
 		rw_gate_shut();
 	helper = rw_start(own, &o);
 	eventfd_read(o.submitted, &v);
-	if (moment == HELD)
+	if (gated)
 		held = rw_in_flight(N);
 	else if (moment == DONE)
 		rw_done();
@@ -253,10 +325,12 @@ static void step(const struct end *end, const struct rw_ring_kind *kind, enum mo
 		rw_kill(&helper);
 	else
 		eventfd_write(o.go, held + 1);
-	if (moment == HELD)
+	if (gated)
 		look_around(end, kind);
-	if (moment == HELD)
-		rw_held_by(&rw_whos[0], op->call, f, held > 0);
+	if (gated && kind->aio && end->exits)
+		still_there(&helper);
+	if (gated) /* what is queued may be in the way of the call, too */
+		rw_held_by(&rw_whos[0], op->call, f, moment == HELD && held > 0);
 	else
 		op->call(f);
 	eventfd_write(o.leave, 1);
@@ -278,6 +352,8 @@ static void run(const void *const *at)
 {
 	if (rw_has_gate()) {
 		step(at[0], at[1], HELD);
+		if (((const struct rw_ring_kind *)at[1])->async)
+			step(at[0], at[1], QUEUED);
 		step(at[0], at[1], DONE);
 	} else {
 		step(at[0], at[1], RACING);
@@ -289,7 +365,7 @@ static bool has(const void *const *at)
 	const struct end *end = at[0];
 	const struct rw_ring_kind *kind = at[1];
 
-	if (end->go == go_unregister)
+	if (end->go == go_unregister || end->go == go_replace)
 		return kind->fixed;
 	if (end->go == go_exec && kind->aio)
 		return false; /* waits under exec_update_lock, which /proc/PID/stack wants, too */
@@ -309,6 +385,8 @@ static const char *const guards[] = {
 	"838b35bb6a89 io_uring/rw: disable IOCB_DIO_CALLER_COMP",
 	"9011bf9a13e3 io_uring: fix stuck fallback reqs",
 	"e09ee510600b io_uring: fix exiting io_req_task_work_add leaks",
+	"e02ba72aabfa aio: block io_destroy() until all context requests are completed",
+	"6098b45b32e6 aio: block exit_aio() until all context requests are completed",
 	NULL,
 };
 
