@@ -132,6 +132,18 @@ static void fallocate_fails(const struct chain *c)
 	fails(c, &sqe, (struct rw_op){ "fallocate of nothing", .want = -EINVAL });
 }
 
+/* The others of the chain go when their owner comes back to it. */
+static void writes_only(const struct chain *c)
+{
+	queue_writes(c, 0);
+}
+
+static void punch_by_owner(const void *p)
+{
+	rw_ok(fallocate(((const struct rw_file *)p)->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			AT, LEN));
+}
+
 static const struct op {
 	const char *name;
 	void (*queue)(const struct chain *);
@@ -139,6 +151,7 @@ static const struct op {
 	bool fallocate;
 } ops[] = {
 	{ "punch-hole", punch, { RW_ZERO, AT, LEN }, true },
+	{ "punch-by-owner", writes_only, { RW_ZERO, AT, LEN }, true },
 	{ "ftruncate", truncate_in_ring, { RW_RESIZE, SMALL } },
 	{ "sync-allocate", sync_and_allocate, { RW_GROW, SIZE, LEN }, true },
 	{ "link-timeout", timeout },
@@ -194,14 +207,22 @@ static void step(struct rw_ring *ring, const struct op *op, const struct link *l
 	if (gate)
 		rw_gate_shut();
 	op->queue(&c);
-	if (gate)
+	if (op->queue == writes_only) {
+		rw_submit_queued(ring, 0);
+		if (gate)
+			rw_held_by(&rw_whos[0], punch_by_owner, f, rw_in_flight(1) > 0);
+		else
+			punch_by_owner(f);
+		rw_reap(ring);
+	} else if (gate) {
 		rw_held_by(&rw_whos[0], submit_and_wait, &a, false);
-	else
+	} else {
 		submit_and_wait(&a);
+	}
 	if (op->queue == cancel)
 		rw_race_cancelled(f, op->change);
 	else
-		(link->flags ? rw_then : rw_race)(f, op->change);
+		(link->flags && op->queue != writes_only ? rw_then : rw_race)(f, op->change);
 	rw_verify(f);
 }
 
@@ -218,11 +239,13 @@ static void run(const void *const *at)
 	struct rw_ring *ring = rw_ring(kind, 8);
 	/* Which waits there are matters most where the waiter itself must end the writes. */
 	bool waiter_ends = kind->setup & IORING_SETUP_SINGLE_ISSUER;
+	bool waits = op->queue != writes_only;
 	/* Behind a drain that is a known bug (docs/found/): once is enough. */
 	enum wait first =
 		waiter_ends && link->flags == IOSQE_IO_DRAIN && op->queue != punch ? ONE : ALL;
 
-	for (enum wait wait = first; wait < WAITS && (wait == first || waiter_ends); wait++)
+	for (enum wait wait = first; wait < WAITS && (wait == first || (waiter_ends && waits));
+	     wait++)
 		step(ring, op, link, wait, rw_has_gate());
 	step(ring, op, link, first, false);
 	rw_ring_close(ring);
@@ -236,6 +259,8 @@ static bool has(const void *const *at)
 
 	if (op->queue == timeout || op->queue == cancel)
 		return !link->flags && plain_or_deferred(kind);
+	if (op->queue == writes_only)
+		return link->flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK) && plain_or_deferred(kind);
 	if (op->queue == write_fails || op->queue == fallocate_fails)
 		return kind == &rw_ring_kinds[0];
 	if (kind->async) /* all of a chain but the first is in io-wq anyhow */
