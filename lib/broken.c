@@ -60,8 +60,6 @@ static void punch_out(struct rw_file *f, int image)
 	for (unsigned int i = 0; i < u.map.fm_mapped_extents; i++) {
 		const struct fiemap_extent *e = &u.map.fm_extents[i];
 
-		if (!e->fe_physical)
-			rw_skip("needs blocks that are allocated before they are written");
 		rw_set_up(fallocate(image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				    (off_t)e->fe_physical, (off_t)e->fe_length));
 	}
@@ -75,8 +73,8 @@ void rw_device_break(struct rw_file *f)
 
 	if (!rw_has_gate())
 		rw_skip("needs a gate: the image of the device, to punch holes into");
-	if (rw_fs() == RW_BTRFS)
-		rw_skip("needs FIEMAP of the device: btrfs tells addresses of its own");
+	if (rw_fs() & (RW_BTRFS | RW_F2FS))
+		rw_skip("needs to know where on the device a write goes: xfs, ext4");
 	snprintf(path, sizeof(path), "/sys/block/%.60s/loop/backing_file", rw_device_name());
 	if (rw_slurp(path, backing, sizeof(backing)) < 0)
 		rw_broken("%s: %s", path, strerror(errno));

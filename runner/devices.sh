@@ -338,7 +338,7 @@ make_inner() {
 	case ${CONF[FILESYSTEM]} in
 	ext4) options+=(noinit_itable) ;;
 	btrfs) options+=(nodiscard) ;;
-	f2fs) options+=(nodiscard,background_gc=off) ;;
+	f2fs) options+=(nodiscard background_gc=off) ;;
 	esac
 	options=(mount -t "${CONF[FILESYSTEM]}" -o "$(IFS=,; echo "${options[*]}")" "$LOOP" "$SET/inner")
 	set_up "${options[@]}"

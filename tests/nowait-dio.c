@@ -87,6 +87,8 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	const off_t off = target->off + (target->sector ? (off_t)sector : 0);
 	struct rw_io nowait = { .off = off + LEN, .len = len, .rwf = RWF_NOWAIT };
 	struct rw_io read = { .read = true, .off = AT + 2 * LEN, .len = LEN };
+	/* btrfs waits for the writes to the range of a punch alone. */
+	bool drain = obstacle->drain && (rw_fs() != RW_BTRFS || obstacle->call != punch);
 	struct rw_helper helper;
 
 	rw_use(ring, f);
@@ -100,7 +102,7 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	}
 	if (obstacle->call)
 		helper = rw_start(obstacle->call, f);
-	if (obstacle->drain)
+	if (drain)
 		rw_in_drain_now(helper.pid);
 	else if (obstacle->call)
 		rw_in_flight(2);
