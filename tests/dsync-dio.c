@@ -239,7 +239,7 @@ static bool has(const void *const *at)
 	const struct how *how = at[0];
 	const struct rw_ring_kind *kind = at[1];
 
-	return !kind->aio || how->rwf || how->later;
+	return !kind->aio || ((how->rwf || how->later) && !how->through);
 }
 
 static const char *const guards[] = {
