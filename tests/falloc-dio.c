@@ -70,20 +70,16 @@ static void call(const void *p)
 	rw_ok(fallocate(a->file->fd, a->op->mode, a->op->off, a->op->len));
 }
 
-/* Pages in the cache, clean and dirty, where none of the direct writes goes: not even their blocks. */
-static void use_cache(struct rw_file *f)
+/*
+ * Every other block of the last write is written before: to convert the others takes as many
+ * transactions, and who came between them would move what is left.
+ */
+static void cut_up(struct rw_ring *ring, struct rw_file *f)
 {
-	int fd = (int)rw_set_up(open(rw_path(f), O_RDWR | O_CLOEXEC));
-	char buf[16 * RW_KIB];
-
-	rw_set_up(posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM) ? -1 : 0);
-	rw_set_up(pread(fd, buf, sizeof(buf), AT));
-	rw_set_up(pread(fd, buf, sizeof(buf), AT + LEN));
-	rw_fill(f, buf, AT + LEN + 32 * RW_KIB, sizeof(buf),
-		rw_promise(f, AT + LEN + 32 * RW_KIB, sizeof(buf)));
-	rw_set_up(pwrite(fd, buf, sizeof(buf), AT + LEN + 32 * RW_KIB));
+	for (off_t at = SIZE - 64 * RW_KIB; at < SIZE; at += 8 * RW_KIB)
+		rw_write(ring, f, at, 4 * RW_KIB, 0);
+	rw_reap(ring);
 	rw_then(f, (struct rw_change){ RW_KEEP });
-	close(fd);
 }
 
 static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_state state)
@@ -93,28 +89,55 @@ static struct rw_file *start(struct rw_ring *ring, const struct op *op, enum rw_
 	/* First with nothing in flight: is it supported, and read the metadata it needs. */
 	rw_supported(op->name, fallocate(f->fd, op->mode, op->off, op->len));
 	f = rw_file("file", state, SIZE);
-	use_cache(f);
+	/* Where none of the direct writes goes: they are not to know of it. */
+	rw_cache(f, AT, 16 * RW_KIB);
+	rw_cache(f, AT + LEN, 16 * RW_KIB);
+	rw_cache_dirty(f, AT + LEN + 32 * RW_KIB, 16 * RW_KIB);
 	rw_use(ring, f);
+	if (state == RW_UNWRITTEN)
+		cut_up(ring, f);
 	return f;
 }
 
-static void submit(struct rw_ring *ring, struct rw_file *f, const struct rw_write_kind *kind)
+/*
+ * Returns how many of the writes are in flight, with the gate shut. One that meets several extents
+ * is several writes to the device: then each is waited for before the next, to know it from parts
+ * of the one before.
+ */
+static unsigned int submit(struct rw_ring *ring, struct rw_file *f,
+			   const struct rw_write_kind *kind, bool gate)
 {
-	int rwf = kind->rwf;
+	const bool in_parts = kind->state == RW_UNWRITTEN || kind->state == RW_MIXED;
+	const struct {
+		off_t off;
+		size_t len;
+	} writes[] = {
+		/* Apart from each other, and else in one extent even where blocks are mapped one by one. */
+		{ 48 * RW_KIB, 64 * RW_KIB },
+		{ AT + 64 * RW_KIB, 32 * RW_KIB },
+		{ SIZE - 64 * RW_KIB, (kind->state == RW_UNWRITTEN ? 64 : 16) * RW_KIB },
+		{ SIZE, 64 * RW_KIB },
+	};
+	const unsigned int n = kind->extend ? 4 : 3;
+	unsigned int begun = 0, seen = 0;
 
-	/* Apart from each other, and each in one extent even where blocks are mapped one by one. */
-	rw_write(ring, f, 48 * RW_KIB, 64 * RW_KIB, rwf);
-	rw_write(ring, f, AT + 64 * RW_KIB, 32 * RW_KIB, rwf);
-	rw_write(ring, f, SIZE - 64 * RW_KIB, 16 * RW_KIB, rwf);
-	if (kind->extend)
-		rw_write(ring, f, SIZE, 64 * RW_KIB, rwf);
+	for (unsigned int i = 0; i < n; i++) {
+		unsigned int was = seen;
+
+		rw_write(ring, f, writes[i].off, writes[i].len, kind->rwf);
+		if (!gate || !in_parts)
+			continue;
+		seen = rw_in_flight(was + 1);
+		begun += seen > was;
+	}
+	return gate && !in_parts ? rw_in_flight(n) : begun;
 }
 
 static void held(struct rw_ring *ring, struct rw_file *f, const struct op *op,
 		 const struct who *who, const struct rw_write_kind *kind)
 {
 	const struct arg a = { f, op };
-	unsigned int n = rw_unreaped(ring), in_flight = rw_in_flight(n);
+	unsigned int in_flight = submit(ring, f, kind, true), n = rw_unreaped(ring);
 	/* It waits for all writes, on btrfs for those to its range alone. */
 	bool waits =
 		rw_fs() == RW_BTRFS && op->behind ? kind->extend && in_flight == n : in_flight > 0;
@@ -161,13 +184,12 @@ static void run(const void *const *at)
 			continue;
 		f = start(ring, op, op->shared ? RW_SHARED : kind->state);
 		rw_gate_shut();
-		submit(ring, f, kind);
 		held(ring, f, op, at[2], kind);
 		rw_verify(f);
 	}
 	rw_for_ms(15) {
 		f = start(ring, op, op->shared ? RW_SHARED : RW_WRITTEN);
-		submit(ring, f, &rw_write_kinds[RW_OVERWRITE]);
+		submit(ring, f, &rw_write_kinds[RW_OVERWRITE], false);
 		racing(ring, f, op, at[2], done);
 		rw_verify(f);
 		done = false;
