@@ -180,7 +180,7 @@ static void overflow(void)
 		{ .name = "defer-taskrun",
 		  .overflows = true,
 		  .setup = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN },
-		{ .name = "async", .overflows = true, .async = true },
+		{ .name = "async", .overflows = true, .async = true, .setup = IORING_SETUP_CQE32 },
 	};
 
 	for (size_t k = 0; k < RW_ARRAY_SIZE(small); k++) {
@@ -204,8 +204,7 @@ static const struct scene {
 	void (*play)(void);
 } scenes[] = {
 	{ "rings", rings }, { "shared-poller", poller }, { "shared-workers", workers },
-	{ "tasks", tasks }, { "files", files },
-	{ "overflow", overflow },
+	{ "tasks", tasks }, { "files", files },		 { "overflow", overflow },
 };
 
 static void run(const void *const *at)
