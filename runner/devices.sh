@@ -355,16 +355,29 @@ make_inner() {
 }
 
 # XFS_SB_FEAT_INCOMPAT_EXCHRANGE is all that the kernel asks for, and mkfs.xfs and xfs_repair before
-# 6.10 do not know it: set it behind the one's back, and clear it before the other looks.
+# 6.10 do not know it: set it behind the one's back, and clear it before the other looks, in all
+# superblocks, to which a resize has copied it.
 exchange_range() {
-	local bit=0x40 features
+	local bit=0x40 features groups=1 ag commands=()
 
 	[[ ${CONF[EXCHANGE_RANGE]} == on ]] || return 0
-	features=$(xfs_db -r -c 'sb 0' -c 'print features_incompat' "$LOOP" 2>&1) || return
-	features=${features##* }
-	[[ $features == 0x+([0-9a-f]) ]] || { REASON="xfs_db: $features" && return 1; }
-	features=$((features & ~bit | ($1 == 1 ? bit : 0)))
-	set_up xfs_db -x -c 'sb 0' -c "write -d features_incompat $features" "$LOOP"
+	read_superblock features_incompat || return
+	features=$((NUMBER & ~bit | ($1 == 1 ? bit : 0)))
+	if [[ $1 == 0 ]]; then
+		read_superblock agcount || return
+		groups=$NUMBER
+	fi
+	for ((ag = 0; ag < groups; ag++)); do
+		commands+=(-c "sb $ag" -c "write -d features_incompat $features")
+	done
+	set_up xfs_db -x "${commands[@]}" "$LOOP"
+}
+
+# A field of the superblock, in $NUMBER.
+read_superblock() {
+	NUMBER=$(xfs_db -r -c 'sb 0' -c "print $1" "$LOOP" 2>&1) || return
+	NUMBER=${NUMBER##* }
+	[[ $NUMBER == ?(0x)+([0-9a-f]) ]] || { REASON="xfs_db: $NUMBER" && return 1; }
 }
 
 # The loop driver takes some requests as hints.
