@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * broken.c - a device that fails the writes to one file.
+ * broken.c - a device that fails the writes to one file, or becomes larger.
  *
- * The file's blocks are punched out of the image, all others are allocated in it, and the outer
+ * To break it, the file's blocks are punched out of the image, all others are allocated in it, and the outer
  * filesystem is filled up. So a write to the file's blocks is accepted by the loop device and fails
  * later, in its worker, with ENOSPC (lo_rw_aio_complete()), as on a device that breaks; and no
  * write of the filesystem's own can fail. What fills it has no name: it goes with the test.
@@ -12,6 +12,7 @@
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <linux/loop.h>
 
 #define EXTENTS 64
 #define LARGEST (64L << 20)
@@ -65,21 +66,44 @@ static void punch_out(struct rw_file *f, int image)
 	}
 }
 
-void rw_device_break(struct rw_file *f)
+static int open_image(struct stat *st)
 {
 	char path[160], backing[4096];
-	struct stat st;
 	int image;
 
 	if (!rw_has_gate())
-		rw_skip("needs a gate: the image of the device, to punch holes into");
-	if (rw_fs() & (RW_BTRFS | RW_F2FS))
-		rw_skip("needs to know where on the device a write goes: xfs, ext4");
+		rw_skip("needs a gate: the image of the device");
 	snprintf(path, sizeof(path), "/sys/block/%.60s/loop/backing_file", rw_device_name());
 	if (rw_slurp(path, backing, sizeof(backing)) < 0)
 		rw_broken("%s: %s", path, strerror(errno));
 	image = (int)rw_set_up(open(backing, O_RDWR | O_CLOEXEC));
-	rw_set_up(fstat(image, &st));
+	rw_set_up(fstat(image, st));
+	return image;
+}
+
+off_t rw_device_grow(off_t by)
+{
+	struct stat st;
+	int image = open_image(&st), loop;
+	char name[80];
+
+	rw_set_up(ftruncate(image, st.st_size + by));
+	close(image);
+	snprintf(name, sizeof(name), "/dev/%.60s", rw_device_name());
+	loop = (int)rw_set_up(open(name, O_RDONLY | O_CLOEXEC));
+	rw_set_up(ioctl(loop, LOOP_SET_CAPACITY, 0));
+	close(loop);
+	return st.st_size + by;
+}
+
+void rw_device_break(struct rw_file *f)
+{
+	struct stat st;
+	int image;
+
+	if (rw_fs() & (RW_BTRFS | RW_F2FS))
+		rw_skip("needs to know where on the device a write goes: xfs, ext4");
+	image = open_image(&st);
 	rw_set_up(fallocate(image, 0, 0, st.st_size));
 	punch_out(f, image);
 	close(image);

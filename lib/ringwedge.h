@@ -385,6 +385,8 @@ bool rw_is_frozen(void);
  */
 void rw_device_break(struct rw_file *f);
 void rw_device_mend(void);
+/* The device becomes `by` bytes larger. Returns its size. SKIP without a gate. */
+off_t rw_device_grow(off_t by);
 /*
  * A nameless file that takes all the free space of the filesystem under test: punch a hole into it
  * to free some, close it to free all. SKIP without fallocate.
