@@ -8,6 +8,7 @@
 #   make deps-vm      install what runtests.sh --vm takes, fetch Debian's kernel for a VM
 #   make deps-kernel kernel [KSRC=DIR] [DEBUG=1] [OUT=DIR]   build a kernel for a VM (kernel/build)
 #   make mutants [M=GLOB] [FIRST=1] [AGAIN=N] [RUNS=N] [ARGS=...]   score the suite (mutants/run)
+#   make reach [KSRC=DIR] [ARGS=...]  which places that wait for direct I/O tests reach (reach/run)
 #   make check-slow   what boots kernels or builds them, with what deps-vm and deps-kernel install
 #   make clean
 
@@ -75,6 +76,9 @@ mutants: suite
 	@mutants/run $(if $(KSRC),--source '$(KSRC)') $(if $(M),--only '$(M)') $(if $(RUNS),--runs '$(RUNS)') \
 	    $(if $(FIRST),--first) $(if $(AGAIN),--again '$(AGAIN)') -- $(ARGS)
 
+reach: suite
+	@reach/run $(if $(KSRC),--source '$(KSRC)') $(if $(ARGS),-- $(ARGS))
+
 run: all
 	./runtests.sh $(ARGS)
 
@@ -87,4 +91,4 @@ check:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps deps-vm deps-kernel kernel mutants run run-vm check clean suite
+.PHONY: all deps deps-vm deps-kernel kernel mutants reach run run-vm check clean suite

@@ -38,6 +38,8 @@ configuration of the group "default".
   -o, --results DIR        results go here (default results/TIME-KERNEL, and link results/latest)
       --keep               leave the devices mounted (until --clean)
       --ktap               print the report as KTAP, the rest on standard error
+      --reach              record, with ftrace, where a test waits for direct I/O and how that
+                           starts and ends, in CONFIG/TEST/reach.txt (see make reach)
       --fail-fast          a test ends at its first failure; the rest of its variants is not run
       --wedge              also the variants after which a kernel that has their bug must be
                            rebooted; in a virtual machine they are never left out
@@ -95,7 +97,7 @@ KNOWN=(--known "$TOP/configs/known-bugs.json")
 SHOW=() # how much is shown: options for build/runner/supervise
 FAIL_FAST=()
 MODE=run SCRATCH=/var/tmp SCALE=1 ITERATE=1
-DIR='' RESULTS='' SEED='' KEEP='' KTAP='' UNTIL_FAIL='' UNLIMITED='' GUEST=''
+DIR='' RESULTS='' SEED='' KEEP='' KTAP='' UNTIL_FAIL='' UNLIMITED='' GUEST='' REACH=''
 VM='' VM_KERNEL='' VM_MODULES='' VM_ACCEL='' VM_OPTIONS=() # see runner/vm/vm.sh
 PASSED_ON=() # options that mean the same in a guest
 
@@ -128,7 +130,7 @@ parse_options() {
 	parsed=$(getopt --name runtests.sh --options c:g:x:no:qvlh --longoptions \
 		config:,group:,exclude:,variant:,seed:,iterate:,until-fail,shuffle,shard: \
 		--longoptions timeout-scale:,dir:,scratch:,results:,keep,ktap,strict,quiet,verbose \
-		--longoptions fail-fast,wedge,vm::,modules:,jobs:,cpus:,memory:,accel:,append:,qemu-arg: \
+		--longoptions fail-fast,reach,wedge,vm::,modules:,jobs:,cpus:,memory:,accel:,append:,qemu-arg: \
 		--longoptions bisect,bisect-check,bisect-packages:,bisect-report,signature:,runs: \
 		--longoptions list,describe:,dry-run,clean,guest:,help -- "${words[@]}") || exit 2
 	eval set -- "$parsed"
@@ -157,6 +159,7 @@ parse_options() {
 		--keep) KEEP=1 ;;
 		--ktap) KTAP=1 ;;
 		--wedge) PLAN+=("$1") ;;
+		--reach) REACH=1 PASSED_ON+=("$1") ;;
 		--fail-fast) FAIL_FAST=("$1") PASSED_ON+=("$1") ;;
 		--strict) KNOWN=() PASSED_ON+=("$1") ;;
 		-q | --quiet) SHOW=(--quiet) PASSED_ON+=("$1") ;;
@@ -325,17 +328,19 @@ end_config() {
 
 # supervise TEST VARIANTS OPTION...: in the background, so that a signal to us is handled at once.
 supervise() {
-	local names status
+	local names status record=()
 
 	read -ra names <<< "$2"
+	[[ ! $REACH ]] || record=("$TOOLS/record" "$RESULTS/$CONFIG/$1/reach.txt")
 	if [[ $DIR ]]; then
 		set -- "$1" "${@:3}" --dir "$SET"
 	elif [[ ${CONF[DEVICE]} != loop ]]; then
 		set -- "$1" "${@:3}" --dir "$SET/inner"
 	else
+		[[ ! $REACH ]] || record=("$TOOLS/record" --not-on "$SET/outer" "${record[@]:1}")
 		set -- "$1" "${@:3}" --dir "$SET/inner" --gate "$SET/outer"
 	fi
-	"$TOOLS/supervise" "${@:2}" --config "$CONFIG" --output "$RESULTS/$CONFIG/$1" \
+	"${record[@]}" "$TOOLS/supervise" "${@:2}" --config "$CONFIG" --output "$RESULTS/$CONFIG/$1" \
 		--journal "$JOURNAL" --seed "$RUN_SEED" --timeout-scale "$SCALE" \
 		--previous "$PREVIOUS" "${KNOWN[@]}" "${SHOW[@]}" "${FAIL_FAST[@]}" "$TESTS/$1" "${names[@]}" &
 	SUPERVISE=$!
