@@ -128,11 +128,15 @@ static void fault(const struct rw_ring_kind *kind)
 		rw_submit(ring, f, &io[i]);
 	rw_reap(ring);
 	for (size_t i = 0; i < RW_ARRAY_SIZE(io); i++) {
-		if (!io[i].valid)
+		if (!io[i].valid) {
 			ends_with(f, &io[i], LEN);
-		else if (!refused(f, &io[i]) && io[i].res != PAGE)
+			continue;
+		}
+		if (refused(f, &io[i]))
+			continue;
+		if (io[i].res != PAGE)
 			rw_eq(io[i].res, -EFAULT);
-		if (io[i].valid && !io[i].read && !refused(f, &io[i]))
+		if (!io[i].read)
 			rw_ended(f, &io[i]);
 	}
 	rw_verify(f);
