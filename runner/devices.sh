@@ -287,11 +287,11 @@ make_loop() {
 
 # A null_blk device, $LOOP, that keeps what is written in memory and has a queue to poll.
 make_null() {
-	local config=/sys/kernel/config name dir key
+	local configfs=/sys/kernel/config name dir key
 
 	name=$(null_name "$SET") VERDICT=SKIP
 	modprobe -q null_blk nr_devices=0 2> /dev/null # where it is a module
-	[[ ! -d $config ]] || mountpoint -q "$config" || tool mount -t configfs configfs "$config"
+	[[ ! -d $configfs ]] || mountpoint -q "$configfs" || tool mount -t configfs configfs "$configfs"
 	if [[ ! -d $NULLB ]]; then
 		REASON="this kernel has no null_blk (CONFIG_BLK_DEV_NULL_BLK), a device that polls"
 		return 1
