@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Direct reads into buffers that the kernel selects (IORING_REGISTER_PBUF_RING).
+ *
+ * A read takes a buffer when it is issued first and keeps it however often it is issued again: what
+ * is dirty in the page cache goes out in a worker of io-wq, after -EAGAIN. A read that takes another
+ * one then loses the first, and the application, that counts them, runs out of buffers; one that
+ * starts again in the wrong place puts data where the completion does not say.
+ */
+#include "ringwedge.h"
+
+#include <sys/mman.h>
+
+#define N 8
+#define CHUNK (16 * RW_KIB)
+#define SIZE (N * CHUNK - 4096) /* the last read is short */
+#define GROUP 7
+
+struct pool {
+	struct io_uring_buf_ring *ring;
+	char *memory; /* N buffers */
+};
+
+static void *map(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		rw_broken("out of memory");
+	return p;
+}
+
+static void give_all(const struct pool *pool)
+{
+	for (unsigned short i = 0; i < N; i++)
+		io_uring_buf_ring_add(pool->ring, pool->memory + i * CHUNK, CHUNK, i,
+				      io_uring_buf_ring_mask(N), i);
+	io_uring_buf_ring_advance(pool->ring, N);
+}
+
+static struct pool make_pool(struct rw_ring *ring)
+{
+	struct pool pool = { map(4096), map(N * CHUNK) };
+	struct io_uring_buf_reg reg = {
+		.ring_addr = (uintptr_t)pool.ring,
+		.ring_entries = N,
+		.bgid = GROUP,
+	};
+	int ret = io_uring_register_buf_ring(rw_uring(ring), &reg, 0);
+
+	if (ret == -EINVAL)
+		rw_skip("needs IORING_REGISTER_PBUF_RING: %s", strerror(-ret));
+	rw_eq(ret, 0);
+	io_uring_buf_ring_init(pool.ring);
+	return pool;
+}
+
+static void queue(struct rw_ring *ring, const struct rw_file *f, unsigned int i, bool async)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(rw_uring(ring));
+
+	io_uring_prep_read(sqe, f->fd, NULL, CHUNK, (uint64_t)i * CHUNK);
+	sqe->flags |= (__u8)(IOSQE_BUFFER_SELECT | (async ? IOSQE_ASYNC : 0));
+	sqe->buf_group = GROUP;
+	sqe->user_data = i;
+}
+
+static void wait_for_one(struct rw_ring *ring, struct io_uring_cqe *copy)
+{
+	struct io_uring_cqe *cqe;
+
+	rw_enter("io_uring_enter (wait for a completion)");
+	rw_eq(io_uring_wait_cqe(rw_uring(ring), &cqe), 0);
+	*copy = *cqe;
+	io_uring_cqe_seen(rw_uring(ring), cqe);
+}
+
+/* As many reads as there are buffers: each has its own. Then there is none. */
+static void read_all(struct rw_ring *ring, struct rw_file *f, const struct pool *pool, bool async)
+{
+	struct io_uring_cqe cqe;
+	unsigned int taken = 0;
+
+	for (unsigned int i = 0; i < N; i++)
+		queue(ring, f, i, async);
+	rw_ok(io_uring_submit(rw_uring(ring)) < 0 ? -1 : 0);
+	for (unsigned int i = 0; i < N; i++) {
+		unsigned int id;
+		off_t off;
+
+		wait_for_one(ring, &cqe);
+		off = (off_t)cqe.user_data * CHUNK;
+		rw_eq(cqe.res, off + CHUNK > SIZE ? SIZE - off : CHUNK);
+		rw_eq(cqe.flags & IORING_CQE_F_BUFFER, IORING_CQE_F_BUFFER);
+		id = cqe.flags >> IORING_CQE_BUFFER_SHIFT;
+		if (id >= N || taken & 1U << id)
+			rw_fail("a read was given buffer %u, which another one has", id);
+		taken |= 1U << id;
+		rw_check(f, "read into a selected buffer", pool->memory + id * CHUNK, off,
+			 (size_t)cqe.res);
+	}
+	queue(ring, f, 0, async);
+	rw_ok(io_uring_submit(rw_uring(ring)) < 0 ? -1 : 0);
+	wait_for_one(ring, &cqe);
+	rw_eq(cqe.res, -ENOBUFS);
+}
+
+static void make_dirty(struct rw_file *f)
+{
+	int fd = (int)rw_set_up(open(rw_path(f), O_RDWR | O_CLOEXEC));
+	char buf[4096];
+
+	for (off_t at = 0; at < SIZE; at += CHUNK) {
+		rw_fill(f, buf, at, sizeof(buf), rw_promise(f, at, sizeof(buf)));
+		rw_eq(rw_ok(pwrite(fd, buf, sizeof(buf), at)), sizeof(buf));
+	}
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	close(fd);
+}
+
+static const struct pages {
+	const char *name;
+	bool dirty;
+} pages[] = { { "clean", false }, { "dirty", true } };
+
+static void run(const void *const *at)
+{
+	const struct rw_ring_kind *kind = at[1];
+	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
+	struct rw_ring *ring = rw_ring(kind, N);
+	struct pool pool = make_pool(ring);
+
+	for (int i = 0; i < 3; i++) {
+		if (((const struct pages *)at[0])->dirty)
+			make_dirty(f);
+		memset(pool.memory, 0xee, N * CHUNK);
+		give_all(&pool);
+		read_all(ring, f, &pool, kind->async);
+	}
+	rw_ring_close(ring);
+	rw_verify(f);
+}
+
+static bool has(const void *const *at)
+{
+	const struct rw_ring_kind *kind = at[1];
+
+	return !kind->aio && !kind->fixed;
+}
+
+static const char *const groups[] = { "read", NULL };
+
+const struct rw_test rw_test = {
+	.name = "selected-dio",
+	.summary = "a direct read takes one buffer of those provided, and fills it",
+	.groups = groups,
+	.axes = { RW_AXIS(pages), RW_AXIS(rw_ring_kinds) },
+	.has = has,
+	.run = run,
+};
