@@ -10,11 +10,9 @@
 #include "internal.h"
 
 #include <linux/falloc.h>
-#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
 
-#define EXTENTS 64
 #define LARGEST (64L << 20)
 
 static int filler = -1; /* of the outer filesystem */
@@ -48,18 +46,13 @@ int rw_fill_up(void)
 
 static void punch_out(struct rw_file *f, int image)
 {
-	union {
-		struct fiemap map;
-		char room[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)];
-	} u = { .map = { .fm_length = FIEMAP_MAX_OFFSET,
-			 .fm_flags = FIEMAP_FLAG_SYNC,
-			 .fm_extent_count = EXTENTS } };
+	struct rw_extents x;
 
-	rw_set_up(ioctl(f->fd, FS_IOC_FIEMAP, &u.map));
-	if (!u.map.fm_mapped_extents || u.map.fm_mapped_extents == EXTENTS)
-		rw_broken("\"%s\" has %u extents", f->name, u.map.fm_mapped_extents);
-	for (unsigned int i = 0; i < u.map.fm_mapped_extents; i++) {
-		const struct fiemap_extent *e = &u.map.fm_extents[i];
+	rw_extents(f, &x);
+	if (!x.n)
+		rw_broken("\"%s\" has no extents", f->name);
+	for (unsigned int i = 0; i < x.n; i++) {
+		const struct fiemap_extent *e = &x.e[i];
 
 		rw_set_up(fallocate(image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				    (off_t)e->fe_physical, (off_t)e->fe_length));

@@ -5,6 +5,8 @@
 
 #include "ringwedge.h"
 
+#include <linux/fiemap.h>
+
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/types.h>
@@ -232,6 +234,18 @@ struct rw_model *rw_either(struct rw_file *f, struct rw_change c);
 void rw_settle(struct rw_file *f, struct rw_model *after);
 /* Say in words where a word comes from. */
 void rw_describe_word(uint64_t word, char *buf, size_t len);
+
+/* ---- layout (layout.c) ----------------------------------------------------- */
+
+#define RW_EXTENTS 256
+
+struct rw_extents {
+	unsigned int n;
+	struct fiemap_extent e[RW_EXTENTS];
+};
+
+/* All of the file's, written back before. */
+void rw_extents(const struct rw_file *f, struct rw_extents *x);
 
 /* ---- report (report.c) --------------------------------------------------- */
 

@@ -181,6 +181,15 @@ void rw_cache(const struct rw_file *f, off_t off, size_t len);
 /* The same by a write of a new generation, which is part of the file from then on: dirty pages. */
 void rw_cache_dirty(struct rw_file *f, off_t off, size_t len);
 
+enum rw_layout {
+	RW_ANY_LAYOUT,
+	RW_UNMAPPED, /* no blocks */
+	RW_MAPPED,   /* blocks, written or not */
+	RW_OWN,	     /* blocks that no other file shares */
+};
+/* The range, of whole blocks, must have such blocks (FIEMAP; on xfs and ext4): else FAIL. */
+void rw_layout(const struct rw_file *f, off_t off, off_t len, enum rw_layout must);
+
 /*
  * No open file but f->fd writes to it any more, neither a task's nor one that the kernel forgot
  * (fcntl(2), F_SETLEASE: refused while there is one). Rings let go of theirs a little later: that is

@@ -27,22 +27,29 @@ static const struct op {
 	int mode;
 	off_t off, len;
 	struct rw_change change;
+	enum rw_layout layout; /* of the range, afterwards */
 	bool shared;
 	bool plain;  /* by whatever ring the writes come, it makes no difference */
 	bool behind; /* its range is that of the write that extends the file */
 } ops[] = {
-	{ "allocate", 0, SIZE, LEN, { RW_GROW, SIZE, LEN }, .behind = true },
-	{ "keep-size", FALLOC_FL_KEEP_SIZE, SIZE, LEN, { RW_KEEP }, .behind = true },
-	{ "punch-hole", FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, AT, LEN, { RW_ZERO, AT, LEN } },
-	{ "zero-range", FALLOC_FL_ZERO_RANGE, AT, LEN, { RW_ZERO, AT, LEN } },
+	{ "allocate", 0, SIZE, LEN, { RW_GROW, SIZE, LEN }, RW_MAPPED, .behind = true },
+	{ "keep-size", FALLOC_FL_KEEP_SIZE, SIZE, LEN, { RW_KEEP }, RW_MAPPED, .behind = true },
+	{ "punch-hole",
+	  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+	  AT,
+	  LEN,
+	  { RW_ZERO, AT, LEN },
+	  RW_UNMAPPED },
+	{ "zero-range", FALLOC_FL_ZERO_RANGE, AT, LEN, { RW_ZERO, AT, LEN }, RW_MAPPED },
 	{ "collapse-range", FALLOC_FL_COLLAPSE_RANGE, AT, LEN, { RW_COLLAPSE, AT, LEN } },
-	{ "insert-range", FALLOC_FL_INSERT_RANGE, AT, LEN, { RW_INSERT, AT, LEN } },
-	{ "unshare-range", FALLOC_FL_UNSHARE_RANGE, AT, LEN, { RW_KEEP }, .shared = true },
+	{ "insert-range", FALLOC_FL_INSERT_RANGE, AT, LEN, { RW_INSERT, AT, LEN }, RW_UNMAPPED },
+	{ "unshare-range", FALLOC_FL_UNSHARE_RANGE, AT, LEN, { RW_KEEP }, RW_OWN, .shared = true },
 	{ "zero-keep-size",
 	  FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
 	  AT,
 	  LEN,
 	  { RW_ZERO, AT, LEN },
+	  RW_MAPPED,
 	  .plain = true },
 	{ "punch-part",
 	  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
@@ -150,6 +157,8 @@ static void held(struct rw_ring *ring, struct rw_file *f, const struct op *op,
 		rw_held_reap(ring);
 	}
 	(in_flight == n ? rw_then : rw_race)(f, op->change);
+	if (in_flight == n)
+		rw_layout(f, op->off, op->len, op->layout);
 }
 
 /* Soon after the writes, or when they are done at the device and not reaped. */

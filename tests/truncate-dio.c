@@ -94,8 +94,13 @@ static void held(struct rw_ring *ring, const struct op *op, const struct rw_who 
 	rw_held_by(who, call, &a, in_flight > 0 && op->waits & rw_fs());
 	rw_reap(ring);
 	/* Of a write to several extents only a part may be in flight. */
-	(in_flight == n && kind->state != RW_MIXED ? rw_then : rw_race)(
-		f, (struct rw_change){ RW_RESIZE, op->to });
+	if (in_flight == n && kind->state != RW_MIXED) {
+		rw_then(f, (struct rw_change){ RW_RESIZE, op->to });
+		if (op->to < SIZE)
+			rw_layout(f, SIZE - 64 * RW_KIB, 128 * RW_KIB, RW_UNMAPPED);
+	} else {
+		rw_race(f, (struct rw_change){ RW_RESIZE, op->to });
+	}
 	check(f, op);
 }
 
