@@ -53,6 +53,8 @@ static bool lost;
 
 static unsigned int stack_type, complete_type, ret_offset;
 
+static bool mounted; /* by us */
+
 static volatile pid_t child;
 
 /* ---- tracefs ------------------------------------------------------------- */
@@ -115,10 +117,19 @@ static void trace_event(const char *event, const char *not_on)
 	free(name);
 }
 
+static void clean_up(void)
+{
+	rmdir(INSTANCE);
+	if (mounted)
+		umount(TRACEFS);
+}
+
 static void begin(const char *not_on)
 {
-	if (mount("tracefs", TRACEFS, "tracefs", 0, NULL) && errno != EBUSY)
-		die("record: tracefs: %m: it takes CONFIG_FTRACE");
+	mounted = !mount("tracefs", TRACEFS, "tracefs", 0, NULL);
+	if (!mounted && errno != EBUSY)
+		die("record: tracefs: %m (it takes CONFIG_FTRACE)");
+	atexit(clean_up); /* die() is an exit, too */
 	if (mkdir(INSTANCE, 0700) && errno != EEXIST)
 		die("record: %s: %m", INSTANCE);
 	set("tracing_on", "0");
@@ -285,7 +296,8 @@ static void start(char **argv)
 	if (!child) {
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		execvp(argv[0], argv);
-		die("record: %s: %m", argv[0]);
+		fprintf(stderr, "record: %s: %m\n", argv[0]);
+		_exit(EXIT_BROKEN);
 	}
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
@@ -346,7 +358,6 @@ int main(int argc, char **argv)
 		close(pipes[nr]);
 	set("current_tracer", "nop");
 	set("events/enable", "0");
-	rmdir(INSTANCE);
 	write_all(argv[1]);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_BROKEN;
 }
