@@ -107,6 +107,11 @@ static void finish(struct reads *r, const struct op *op, const struct arg *a, bo
 
 static void beside(struct reads *r, const struct op *op, const struct rw_who *who)
 {
+	enum rw_change_kind change = op->change.kind;
+
+	if (rw_fs() == RW_F2FS && (change == RW_COLLAPSE || change == RW_INSERT))
+		rw_skip("needs a shift that is whole: f2fs moves block by block, unlocked in "
+			"between");
 	if (rw_has_gate()) {
 		struct arg a = start(r, op);
 		struct rw_file *other = rw_file("blocker", RW_WRITTEN, SIZE);
@@ -119,8 +124,8 @@ static void beside(struct reads *r, const struct op *op, const struct rw_who *wh
 		held = rw_in_flight(1) > 0;
 		submit(r, AT - READ / 2, READ);
 		rw_in_flight(1);
-		/* btrfs reads on from blocks that are punched out: they stay as they are for now. */
-		held &= rw_fs() != RW_BTRFS || op->mode < 0;
+		/* btrfs reads on from blocks that are taken out: they stay as they are for now. */
+		held &= rw_fs() != RW_BTRFS || op->mode == -1;
 		rw_held_by(who, call, &a, held);
 		finish(r, op, &a, held);
 		rw_then(other, (struct rw_change){ RW_KEEP });
