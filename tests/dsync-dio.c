@@ -31,10 +31,11 @@ static const struct how {
 	int rwf, open;
 	bool through; /* to a device without a cache: if the blocks were all, nothing more is done */
 	bool later;   /* by fsync(2) or fdatasync(2) through the ring, when it has completed */
+	bool all;     /* by syncfs(2) */
 } hows[] = {
 	{ "rwf-dsync", RWF_DSYNC, 0 },	   { "write-through", RWF_DSYNC, 0, true },
 	{ "o-dsync", 0, O_DSYNC },	   { "o-sync", 0, O_SYNC },
-	{ "synced-later", .later = true },
+	{ "synced-later", .later = true }, { "syncfs", .all = true },
 };
 
 static const struct to {
@@ -227,6 +228,8 @@ static void run(const void *const *at)
 		if (how->later)
 			rw_ring_fsync(ring, f, i % 2);
 		rw_reap(ring);
+		if (how->all)
+			rw_ok(syncfs(f->fd));
 		rw_ring_close(ring);
 		lose_power(&own, f);
 		rw_then(f, (struct rw_change){ RW_KEEP });
