@@ -120,14 +120,16 @@ qemu_of_results() {
 }
 
 @test "a guest that falls silent is a hang, with its registers" {
+	local name
+
 	in_background
 	# Stopped by the monitor: no sign of life, but QEMU answers.
+	name=$(tr '\0' ' ' < "/proc/$(qemu_of_results)/cmdline" | grep -o 'ringwedge-[0-9]*-0')
 	perl -MIO::Socket::UNIX -e '
-		my ($name) = map { /@(ringwedge-\d+-0)$/ } do { open my $f, "<", "/proc/net/unix"; <$f> };
-		my $s = IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => "\0$name") or die "$name: $!";
+		my $s = IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => "\0$ARGV[0]") or die "$ARGV[0]: $!";
 		<$s>;
 		print $s qq({"execute":"qmp_capabilities"}{"execute":"stop"}\n);
-		<$s>; <$s>;'
+		<$s>; <$s>;' "$name"
 	status=0
 	wait "$RUNNER" || status=$?
 	cat "$BATS_TEST_TMPDIR/output"
