@@ -9,6 +9,8 @@
  */
 #include "ringwedge.h"
 
+#include <linux/falloc.h>
+
 #include <linux/fs.h>
 
 #define SIZE (512 * RW_KIB)
@@ -121,10 +123,15 @@ static void call(const void *p)
 	rw_ok(a->op->call(&a->f));
 }
 
-static struct files make(enum rw_state state)
+static struct files make(const struct op *op, enum rw_state state)
 {
 	/* One with blocks to convert, the other with data in their place. */
-	return (struct files){ rw_file("first", state, SIZE), rw_file("second", RW_WRITTEN, SIZE) };
+	struct files f = { rw_file("first", state, SIZE), rw_file("second", RW_WRITTEN, SIZE) };
+
+	/* -EINVAL if the first has fewer extents: some behind its end, apart from each other. */
+	for (int i = 1; op->call == swapext && i <= 8; i++)
+		rw_set_up(fallocate(f.a->fd, FALLOC_FL_KEEP_SIZE, SIZE + i * 128 * RW_KIB, 4096));
+	return f;
 }
 
 static void submit(struct rw_ring *ring, struct rw_file *f, const struct op *op)
@@ -142,13 +149,13 @@ static void held(struct rw_ring *ring, const struct op *op, const struct side *s
 	static const enum rw_state states[] = { RW_WRITTEN, RW_UNWRITTEN };
 
 	for (size_t i = 0; i < RW_ARRAY_SIZE(states); i++) {
-		struct arg arg = { op, make(states[i]) };
+		struct arg arg = { op, make(op, states[i]) };
 		struct rw_file *a, *b;
 		unsigned int n, in_flight;
 
 		/* Is it supported? And the metadata that it needs is in memory from here on. */
 		rw_supported(op->name, op->call(&arg.f));
-		arg.f = make(states[i]);
+		arg.f = make(op, states[i]);
 		a = arg.f.a;
 		b = arg.f.b;
 		rw_cache(a, AT + 64 * RW_KIB, 16 * RW_KIB); /* where no direct write goes */
