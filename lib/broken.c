@@ -2,10 +2,10 @@
 /*
  * broken.c - a device that fails the writes to one file, or becomes larger.
  *
- * To break it, the file's blocks are punched out of the image, all others are allocated in it, and the outer
- * filesystem is filled up. So a write to the file's blocks is accepted by the loop device and fails
- * later, in its worker, with ENOSPC (lo_rw_aio_complete()), as on a device that breaks; and no
- * write of the filesystem's own can fail. What fills it has no name: it goes with the test.
+ * To break it, the file's blocks are punched out of the image, all others are allocated in it, and
+ * the outer filesystem is filled up. So a write to the file's blocks is accepted by the loop device
+ * and fails later, in its worker, with ENOSPC (lo_rw_aio_complete()), as on a device that breaks; and
+ * no write of the filesystem's own can fail. What fills it has no name: it goes with the test.
  */
 #include "internal.h"
 

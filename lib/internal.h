@@ -10,7 +10,6 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/types.h>
-#include <time.h>
 
 #define RW_REASON 1024
 #define RW_STACK 2048
@@ -76,13 +75,6 @@ static inline void rw_progress(void)
 	atomic_fetch_add_explicit(&rw_shared->progress, 1, memory_order_relaxed);
 }
 
-static inline uint64_t rw_now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 #define RW_MS 1000000ull /* ns */
 
 /* The call announced with rw_enter() is over; its result is looked at elsewhere. */

@@ -34,6 +34,11 @@ const struct rw_ring_kind rw_ring_kinds[7] = {
 	{ .name = "aio", .aio = true },
 };
 
+const struct rw_ring_kind rw_two_kinds[2] = {
+	{ .name = "plain" },
+	{ .name = "aio", .aio = true },
+};
+
 const struct rw_ring_kind rw_aio_kinds[3] = {
 	{ .name = "getevents", .aio = true },
 	{ .name = "poll", .aio = true, .poll = true },

@@ -24,6 +24,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RW_KIB 1024L
@@ -108,6 +109,14 @@ void rw_jitter(unsigned int us);      /* burn 0..us microseconds of CPU: moves t
 /* for-loop that ends after `ms` milliseconds (times --timeout-scale), at least once through */
 #define rw_for_ms(ms) for (uint64_t rw_end_ = rw_until(ms); rw_more(rw_end_);)
 uint64_t rw_until(unsigned int ms);
+/* CLOCK_MONOTONIC, clock_gettime(2) */
+static inline uint64_t rw_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
 bool rw_more(uint64_t end);
 
 /* ---- files and what they must hold --------------------------------------- */
@@ -211,6 +220,8 @@ struct rw_ring_kind {
 	bool overflows;	    /* room for one entry: completions overflow (IORING_FEAT_NODROP) */
 };
 extern const struct rw_ring_kind rw_ring_kinds[7];
+/* Where how a write was submitted makes no difference, but who completes it might. */
+extern const struct rw_ring_kind rw_two_kinds[2];
 extern const struct rw_ring_kind rw_aio_kinds[3];    /* by the ways to learn of an event */
 extern const struct rw_ring_kind rw_iopoll_kinds[6]; /* IORING_SETUP_IOPOLL: the owner polls */
 

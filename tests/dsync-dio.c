@@ -254,18 +254,13 @@ static const char *const guards[] = {
 static const char *const groups[] = { "dsync", NULL };
 static const char *const needs[] = { "root, for a filesystem of its own", NULL };
 
-static const struct rw_ring_kind kinds[] = {
-	{ .name = "plain" },
-	{ .name = "aio", .aio = true },
-};
-
 const struct rw_test rw_test = {
 	.name = "dsync-dio",
 	.summary = "synchronous direct writes that completed outlive a shutdown of the filesystem",
 	.guards = guards,
 	.groups = groups,
 	.needs = needs,
-	.axes = { RW_AXIS(hows), RW_AXIS(kinds) },
+	.axes = { RW_AXIS(hows), RW_AXIS(rw_two_kinds) },
 	.has = has,
 	.run = run,
 };

@@ -210,19 +210,13 @@ static const char *const guards[] = {
 static const char *const groups[] = { "exchange", NULL };
 static const char *const needs[] = { "xfs", NULL };
 
-/* How the writes were submitted makes no difference here; who completes them might. */
-static const struct rw_ring_kind kinds[] = {
-	{ .name = "plain" },
-	{ .name = "aio", .aio = true },
-};
-
 const struct rw_test rw_test = {
 	.name = "exchange-dio",
 	.summary = "blocks that change places on xfs take the data of direct writes with them",
 	.guards = guards,
 	.groups = groups,
 	.needs = needs,
-	.axes = { RW_AXIS(ops), RW_AXIS(sides), RW_AXIS(kinds), RW_AXIS(rw_whos) },
+	.axes = { RW_AXIS(ops), RW_AXIS(sides), RW_AXIS(rw_two_kinds), RW_AXIS(rw_whos) },
 	.has = has,
 	.run = run,
 };

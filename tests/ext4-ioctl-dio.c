@@ -176,18 +176,13 @@ static const char *const guards[] = {
 static const char *const groups[] = { "ioctl", NULL };
 static const char *const needs[] = { "ext4", NULL };
 
-static const struct rw_ring_kind kinds[] = {
-	{ .name = "plain" },
-	{ .name = "aio", .aio = true },
-};
-
 const struct rw_test rw_test = {
 	.name = "ext4-ioctl-dio",
 	.summary = "ext4's own ioctls wait for direct writes in flight and lose none",
 	.guards = guards,
 	.groups = groups,
 	.needs = needs,
-	.axes = { RW_AXIS(ops), RW_AXIS(sides), RW_AXIS(kinds), RW_AXIS(rw_whos) },
+	.axes = { RW_AXIS(ops), RW_AXIS(sides), RW_AXIS(rw_two_kinds), RW_AXIS(rw_whos) },
 	.has = has,
 	.run = run,
 };

@@ -18,13 +18,10 @@
 
 static double submit(struct rw_ring *ring, struct rw_file *f, int i)
 {
-	struct timespec t[2];
+	uint64_t start = rw_now_ns();
 
-	clock_gettime(CLOCK_MONOTONIC, &t[0]);
 	rw_write(ring, f, i * LEN, LEN, 0);
-	clock_gettime(CLOCK_MONOTONIC, &t[1]);
-	return (double)(t[1].tv_sec - t[0].tv_sec) * 1e6 +
-	       (double)(t[1].tv_nsec - t[0].tv_nsec) / 1e3;
+	return (double)(rw_now_ns() - start) / 1e3;
 }
 
 static int compare(const void *a, const void *b)

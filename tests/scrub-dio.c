@@ -83,18 +83,13 @@ static const char *const guards[] = {
 static const char *const groups[] = { "ioctl", NULL };
 static const char *const needs[] = { "xfs", NULL };
 
-static const struct rw_ring_kind kinds[] = {
-	{ .name = "plain" },
-	{ .name = "aio", .aio = true },
-};
-
 const struct rw_test rw_test = {
 	.name = "scrub-dio",
 	.summary = "a check of a file's block map on xfs waits for direct writes in flight",
 	.guards = guards,
 	.groups = groups,
 	.needs = needs,
-	.axes = { RW_AXIS(kinds), RW_AXIS(rw_whos) },
+	.axes = { RW_AXIS(rw_two_kinds), RW_AXIS(rw_whos) },
 	.has = has,
 	.run = run,
 };
