@@ -308,49 +308,66 @@ static bool leave_out(const struct test *t, const char *variant)
 	return true;
 }
 
-/* The test's variants that are wanted; the reference is the caller's. */
-static json_t *choose_variants(const struct test *t)
+/* The test's variants that are wanted, of those in its group quick or of the others; the reference is
+ * the caller's.
+ */
+static json_t *choose_variants(const struct test *t, bool quick)
 {
 	json_t *chosen = json_array(), *variant;
 	size_t i;
 
 	json_array_foreach(json_object_get(t->describe, "variants"), i, variant) {
 		const char *name = json_string_value(variant);
-		char *full = format("%s/%s", t->name, name);
-		bool excluded = matches(&excludes, full);
+		char *full;
 
-		if (t->only_quick && !listed(t, "quick", name))
-			excluded = true;
-		if (!excluded && (!variants.nr || matches(&variants, name)) && !leave_out(t, name))
+		if (listed(t, "quick", name) != quick)
+			continue;
+		full = format("%s/%s", t->name, name);
+		if (!matches(&excludes, full) && (!t->only_quick || quick) &&
+		    (!variants.nr || matches(&variants, name)) && !leave_out(t, name))
 			json_array_append(chosen, variant);
 		free(full);
 	}
 	return chosen;
 }
 
+static void add_units(const struct config *c, bool quick)
+{
+	size_t i;
+
+	for (i = 0; i < nr_tests; i++) {
+		json_t *chosen, *all = json_object_get(test[i].describe, "variants");
+		struct unit *new;
+
+		if (!test[i].wanted)
+			continue;
+		chosen = choose_variants(&test[i], quick);
+		if (!json_array_size(chosen)) {
+			json_decref(chosen);
+			continue;
+		}
+		new = add_unit();
+		new->config = c;
+		new->test = &test[i];
+		new->variants = chosen;
+		new->all = json_array_size(chosen) == json_array_size(all);
+	}
+}
+
+/*
+ * Some of every test on every configuration first: most kernels that are broken show it in the first
+ * tenth of the time.
+ */
 static void make_units(void)
 {
-	size_t c, t;
+	size_t i;
 
-	for (c = 0; c < nr_configs; c++) {
-		for (t = 0; t < nr_tests; t++) {
-			json_t *chosen, *all = json_object_get(test[t].describe, "variants");
-			struct unit *new;
-
-			if (!config[c].wanted || !test[t].wanted)
-				continue;
-			chosen = choose_variants(&test[t]);
-			if (!json_array_size(chosen)) {
-				json_decref(chosen);
-				continue;
-			}
-			new = add_unit();
-			new->config = &config[c];
-			new->test = &test[t];
-			new->variants = chosen;
-			new->all = json_array_size(chosen) == json_array_size(all);
-		}
-	}
+	for (i = 0; i < nr_configs; i++)
+		if (config[i].wanted)
+			add_units(&config[i], true);
+	for (i = 0; i < nr_configs; i++)
+		if (config[i].wanted)
+			add_units(&config[i], false);
 }
 
 /* Every N-th unit: each is in exactly one shard, and each shard has some of every configuration. */

@@ -200,7 +200,7 @@ static void take_event(json_t *event)
 	} else if (!strcmp(kind, "left-out")) {
 		left_out = json_integer_value(json_object_get(event, "wedge"));
 	} else if (!strcmp(kind, "test-end")) {
-		test_of(event)->seconds = json_number_value(json_object_get(event, "seconds"));
+		test_of(event)->seconds += json_number_value(json_object_get(event, "seconds"));
 	} else if (!strcmp(kind, "start")) {
 		variant = variant_of(test_of(event), text_of(event, "variant"));
 		close_open(variant);

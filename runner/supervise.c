@@ -162,17 +162,24 @@ static void show_end(double seconds)
 	fflush(stdout);
 }
 
-/* How long did this test take on this configuration last time? */
+/* How long did these variants take on this configuration last time? */
 static double previous_seconds(const char *path)
 {
-	json_t *results = json_load_file(path, 0, NULL), *entry;
+	json_t *results = json_load_file(path, 0, NULL), *entry, *variant;
 	double seconds = 0;
-	size_t i;
+	size_t i, k;
+	int v;
 
-	json_array_foreach(json_object_get(results, "tests"), i, entry)
-		if (!strcmp(text_of(entry, "config"), config) &&
-		    !strcmp(text_of(entry, "test"), test))
-			seconds = json_number_value(json_object_get(entry, "seconds"));
+	json_array_foreach(json_object_get(results, "tests"), i, entry) {
+		if (strcmp(text_of(entry, "config"), config) ||
+		    strcmp(text_of(entry, "test"), test))
+			continue;
+		json_array_foreach(json_object_get(entry, "variants"), k, variant)
+			for (v = 0; v < nr_variants; v++)
+				if (!strcmp(text_of(variant, "variant"), variants[v]))
+					seconds += json_number_value(
+						json_object_get(variant, "seconds"));
+	}
 	json_decref(results);
 	return seconds;
 }

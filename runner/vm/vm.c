@@ -164,24 +164,23 @@ static void write_plan(const struct job *j)
 	free(path);
 }
 
-static struct unit *unit_of(const struct job *j, const json_t *event)
+/* The unit that the variant of the event is of; NULL: the runner's own check. */
+static struct unit *unit_of(const struct job *j, const json_t *event, int *which)
 {
-	int i;
+	int i, k;
 
-	for (i = 0; i < nr_units; i++)
-		if (unit[i].job == j->nr && !strcmp(unit[i].config, text_of(event, "config")) &&
-		    !strcmp(unit[i].test, text_of(event, "test")))
+	for (i = 0; i < nr_units; i++) {
+		if (unit[i].job != j->nr || strcmp(unit[i].config, text_of(event, "config")) ||
+		    strcmp(unit[i].test, text_of(event, "test")))
+			continue;
+		for (k = 0; k < unit[i].nr; k++) {
+			if (strcmp(unit[i].variant[k], text_of(event, "variant")))
+				continue;
+			*which = k;
 			return &unit[i];
+		}
+	}
 	return NULL;
-}
-
-static void mark_done(struct unit *u, const char *variant)
-{
-	int i;
-
-	for (i = 0; i < u->nr; i++)
-		if (!strcmp(u->variant[i], variant))
-			u->done[i] = true;
 }
 
 /* ---- verdicts of our own ------------------------------------------------- */
@@ -224,11 +223,11 @@ static void blame(struct job *j, const char *verdict, const char *reason, const 
 	int i;
 
 	if (j->running) {
-		u = unit_of(j, j->running);
+		u = unit_of(j, j->running, &i);
 		give("end", text_of(j->running, "config"), text_of(j->running, "test"),
 		     text_of(j->running, "variant"), verdict, reason, evidence);
 		if (u) {
-			mark_done(u, text_of(j->running, "variant"));
+			u->done[i] = true;
 			count_loss(u);
 		}
 		json_decref(j->running);
@@ -267,7 +266,7 @@ static char *next_line(FILE *file, char **line, size_t *size)
 static void heard_event(struct job *j, json_t *event)
 {
 	const char *kind = text_of(event, "event"), *verdict = text_of(event, "verdict");
-	struct unit *u = unit_of(j, event);
+	struct unit *u;
 	int i;
 
 	j->reported = steady_clock();
@@ -278,8 +277,9 @@ static void heard_event(struct job *j, json_t *event)
 	} else if (!strcmp(kind, "end")) {
 		json_decref(j->running);
 		j->running = NULL;
+		u = unit_of(j, event, &i);
 		if (u)
-			mark_done(u, text_of(event, "variant"));
+			u->done[i] = true;
 		if (u && !strcmp(verdict, "HANG"))
 			j->hung = u;
 	} else if (!strcmp(kind, "config-start")) {

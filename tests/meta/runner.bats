@@ -205,13 +205,25 @@ scratch_is_clean() {
 	plan() { "$TOP/runtests.sh" -n -c xfs-4k "$@"; }
 	quick=$(plan --wedge -g quick | grep ^xfs-4k)
 	[[ $(awk '{ print $2 }' <<< "$quick" | uniq | wc -l) == $(find "$TOP"/tests -maxdepth 1 -name "*.c" | wc -l) ]]
-	[[ $(grep -c falloc-dio <<< "$quick") == $(plan falloc-dio | sed -n 's/^xfs-4k *falloc-dio *\([^.]*\)\..*/\1/p' | uniq | wc -l) ]]
+	[[ $(grep -c falloc-dio <<< "$quick") == $(plan falloc-dio | sed -n 's/^xfs-4k *falloc-dio *\([^.]*\)\..*/\1/p' | sort -u | wc -l) ]]
 	plan -g quick falloc-dio | grep -q 'falloc-dio *allocate.sqpoll.other' # named: whole
 	wedge=$(plan -g wedge | grep -c 'ring-exit-dio *kill')
 	left=$(plan | sed -n 's/^\([0-9]*\) variants of group wedge left out.*/\1/p')
 	[[ $wedge -gt 0 && $left -ge $wedge && $(plan | grep -c 'ring-exit-dio *kill') == 0 ]]
 	[[ $(plan --wedge | grep -c 'ring-exit-dio *kill') == "$wedge" ]]
 	[[ $(plan ring-exit-dio | grep -c 'ring-exit-dio *kill') == "$wedge" ]]
+}
+
+@test "some of every test on every configuration comes first" {
+	local all quick
+
+	unset RINGWEDGE_TESTS # the real ones
+	plan() { "$TOP/runtests.sh" -n -c xfs-4k -c ext4-4k --wedge "$@" | grep '^[ex]'; }
+	all=$(plan)
+	quick=$(plan -g quick)
+	[[ $quick && $(head -n "$(wc -l <<< "$quick")" <<< "$all") == "$quick" ]]
+	[[ $(cut -d ' ' -f 1 <<< "$all" | uniq | xargs) == "ext4-4k xfs-4k ext4-4k xfs-4k" ]]
+	[[ ! $(sort <<< "$all" | uniq -d) ]]
 }
 
 @test "results of another run are not overwritten" {
