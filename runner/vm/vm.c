@@ -386,7 +386,11 @@ static void ended(struct job *j, int status)
 {
 	char *why = vm_post_mortem(j, status);
 
-	if (!j->ready) {
+	/* The emulator's own crash says nothing of the kernel, and may not come again. */
+	if (!j->ready && WIFSIGNALED(status) && ++j->crashes < LOSSES) {
+		printf("%s before the guest was up: another one is started\n", why);
+		fflush(stdout);
+	} else if (!j->ready) {
 		cannot_boot(j, why);
 	} else if (!j->exited) {
 		blame(j, WIFSIGNALED(status) || strstr(why, "out of memory") ? "BROKEN" : "FAIL",

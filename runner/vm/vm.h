@@ -18,6 +18,7 @@ struct job {
 	pid_t pid;			  /* QEMU; 0: none */
 	pid_t daemon[2];		  /* virtiofsd of each share; 0: none */
 	int guests;			  /* started so far */
+	int crashes;			  /* of QEMU, before the guest was up */
 	char *serial;			  /* the guest's console */
 	bool ready, exited;
 	int status; /* of the guest's command */

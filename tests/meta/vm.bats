@@ -151,6 +151,30 @@ qemu_of_results() {
 	[[ $(result linger reason) == "QEMU was killed: Killed" ]]
 }
 
+@test "a QEMU that crashes before the guest is up is started again, twice" {
+	local real crashes=$BATS_TEST_TMPDIR/crashes
+
+	real=$(command -v qemu-system-x86_64)
+	mkdir "$BATS_TEST_TMPDIR/bin"
+	cat > "$BATS_TEST_TMPDIR/bin/qemu-system-x86_64" <<- END
+		#!/bin/sh
+		read -r left < $crashes
+		echo \$((left - 1)) > $crashes
+		[ "\$left" -le 0 ] || kill -SEGV \$\$
+		exec $real "\$@"
+	END
+	chmod +x "$BATS_TEST_TMPDIR/bin/qemu-system-x86_64"
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH
+	echo 2 > "$crashes"
+	in_vm --accel tcg --variant pass verdicts
+	[[ $status == 0 && $(< "$crashes") == -1 ]]
+	[[ $output == *"Segmentation fault before the guest was up"* ]]
+	RESULTS=$RESULTS-2
+	echo 3 > "$crashes"
+	in_vm --accel tcg --variant pass verdicts
+	[[ $status == 2 && $(< "$crashes") == 0 && $output == *"boot failure: QEMU was killed"* ]]
+}
+
 @test "killed with -9, the runner leaves no guest" {
 	in_background
 	kill -9 "$RUNNER"
