@@ -430,6 +430,7 @@ finish() {
 	fi
 	[[ $GUEST ]] && exit "$status" # the whole machine is thrown away
 	if [[ $STARTED ]]; then
+		rm -f "$RESULTS/vm/initramfs" # for all iterations
 		if ((status)); then
 			journal run-end "interrupted:=true"
 		else

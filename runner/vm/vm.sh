@@ -152,7 +152,7 @@ run_in_vms() {
 	local folder status
 
 	folder=$(realpath "$RESULTS")
-	if ! mkdir -p "$folder/vm" || ! make_initramfs "$folder/vm"; then
+	if ! mkdir -p "$folder/vm" || ! { [[ -e $folder/vm/initramfs ]] || make_initramfs "$folder/vm"; }; then
 		die "$folder/vm: cannot make an initramfs"
 	fi
 	"$TOOLS/vm/vm" --results "$folder" --plan "$PLAN_FILE" --kernel "$IMAGE" \
@@ -165,7 +165,6 @@ run_in_vms() {
 	wait "$SUPERVISE"
 	status=$?
 	SUPERVISE=''
-	rm -f "$folder/vm/initramfs"
 	((status)) && exit 2
 	# shellcheck disable=SC2034 # runtests.sh looks at it
 	grep -qE '"verdict": ?"(FAIL|HANG|BROKEN)"' "$JOURNAL" && FAILED=1
