@@ -454,6 +454,33 @@ static void skip_to_rest(void)
 		after = variants[nr_done - 1];
 }
 
+/* A run comes to each test twice (plan.c): has another variant of it failed with this seed? */
+static bool failed_before(void)
+{
+	FILE *file = fopen(journal, "re");
+	char *line = NULL;
+	size_t size = 0;
+	bool any = false;
+
+	while (file && !any && getline(&line, &size, file) >= 0) {
+		json_t *event = json_loads(line, 0, NULL);
+		const char *verdict = text_of(event, "verdict");
+
+		any = !strcmp(text_of(event, "event"), "end") &&
+		      !strcmp(text_of(event, "config"), config) &&
+		      !strcmp(text_of(event, "test"), test) &&
+		      json_integer_value(json_object_get(event, "seed")) == atoll(seed) &&
+		      !is_green(verdict) &&
+		      !known_bug(config, test, text_of(event, "variant"), verdict,
+				 text_of(event, "reason"));
+		json_decref(event);
+	}
+	free(line);
+	if (file)
+		fclose(file);
+	return any;
+}
+
 int main(int argc, char **argv)
 {
 	enum {
@@ -560,6 +587,11 @@ int main(int argc, char **argv)
 		skip_to_rest();
 	if (nr_done == nr_variants)
 		return NOT_GREEN; /* it was the last one that wedged */
+	if (fail_fast && !resume && failed_before()) {
+		enough = true;
+		settle_journal();
+		return GREEN; /* the failure has been told */
+	}
 	terminal = isatty(STDOUT_FILENO);
 	colour = terminal && !(no_color && *no_color);
 	if (earlier)

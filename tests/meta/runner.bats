@@ -226,6 +226,18 @@ scratch_is_clean() {
 	[[ ! $(sort <<< "$all" | uniq -d) ]]
 }
 
+@test "a test of which the first part failed is gone on with, but not with --fail-fast" {
+	in_directory rounds
+	[[ $status == 1 && $(jq -r 'select(.event == "end") | .variant' "$RESULTS/journal.jsonl" | xargs) == \
+		"bad.first good.first bad.second good.second" ]]
+	[[ $(result dir rounds bad.second verdict) == FAIL && $(result dir rounds good.second verdict) == PASS ]]
+	RESULTS=$RESULTS-2
+	in_directory --fail-fast --iterate 2 rounds
+	[[ $status == 1 && $(result dir rounds bad.first runs) == 2 ]]
+	[[ $(result dir rounds bad.second verdict) == NOTRUN && $(result dir rounds good.second verdict) == NOTRUN ]]
+	[[ $(result dir rounds good.second reason) == "the test ended at its first failure" ]]
+}
+
 @test "results of another run are not overwritten" {
 	in_directory --variant pass verdicts
 	[[ $status == 0 ]]
