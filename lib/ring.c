@@ -64,6 +64,7 @@ const struct rw_write_kind rw_write_kinds[RW_WRITE_KINDS] = {
 };
 
 #define MAX_FILES 8
+#define PAGE 4096
 
 struct request {
 	bool busy, may_cancel;
@@ -386,9 +387,14 @@ static bool by_vector(struct request *q)
 	return true;
 }
 
+static bool in_arena(const struct request *q)
+{
+	return q->data >= q->buf && (char *)q->data < (char *)q->buf + RW_MAX_WRITE;
+}
+
 static void queue_rw(struct rw_ring *r, struct request *q, int rwf, unsigned int sqe_flags)
 {
-	bool read = q->io && q->io->read, fixed = r->kind->fixed && q->data == q->buf;
+	bool read = q->io && q->io->read, fixed = r->kind->fixed && in_arena(q);
 	struct io_uring_sqe sqe = { 0 };
 
 	if (!fixed && by_vector(q))
@@ -436,6 +442,9 @@ static struct request *take_write(struct rw_ring *r, struct rw_file *f, off_t of
 		rw_broken("rw_write: %zu bytes at %lld", len, (long long)off);
 	q->off = off;
 	q->len = len;
+	/* What is less than a page begins within one. */
+	if (len % PAGE)
+		q->data = (char *)q->buf + 512;
 	return q;
 }
 
@@ -463,7 +472,7 @@ void rw_write_promised(struct rw_ring *r, struct rw_file *f, off_t off, size_t l
 {
 	struct request *q = take_write(r, f, off, len);
 
-	rw_fill(f, q->buf, off, len, promise);
+	rw_fill(f, q->data, off, len, promise);
 	submit_rw(r, q, rwf);
 }
 
@@ -485,7 +494,7 @@ void rw_queue_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
 {
 	struct request *q = take_write(r, f, off, len);
 
-	rw_fill(f, q->buf, off, len, rw_promise(f, off, len));
+	rw_fill(f, q->data, off, len, rw_promise(f, off, len));
 	queue_rw(r, q, 0, sqe_flags);
 }
 
