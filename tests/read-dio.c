@@ -194,7 +194,8 @@ static void dirty(struct reads *r)
 /* Writes to blocks of every state: reads find what was there before, or the data. */
 static void over_writes(struct reads *r)
 {
-	static const enum rw_state states[] = { RW_WRITTEN, RW_UNWRITTEN, RW_HOLE, RW_SHARED };
+	static const enum rw_state states[] = { RW_WRITTEN, RW_UNWRITTEN, RW_HOLE,
+						RW_SHARED,  RW_MIXED,	  RW_SHARED_MIXED };
 
 	rw_for_ms(20) {
 		for (size_t i = 0; i < RW_ARRAY_SIZE(states); i++) {
@@ -209,6 +210,44 @@ static void over_writes(struct reads *r)
 			check_results(r, SIZE);
 			rw_verify(r->file);
 		}
+	}
+}
+
+static void read_cached(const void *p)
+{
+	const struct rw_file *f = p;
+	static char buf[LEN];
+	int fd = (int)rw_set_up(open(rw_path(f), O_RDONLY | O_CLOEXEC));
+
+	for (;;)
+		rw_eq(rw_ok(pread(fd, buf, sizeof(buf), AT)), LEN);
+}
+
+/*
+ * Another task reads through the page cache, over and over. What it has of blocks that are not
+ * converted yet is thrown away when they are (iomap_dio_complete(), in this order): to convert these
+ * takes many transactions.
+ */
+static void cached_beside(struct reads *r)
+{
+	rw_for_ms(40) {
+		struct rw_helper reader;
+
+		r->file = rw_file("file", RW_UNWRITTEN, SIZE);
+		rw_use(r->ring, r->file);
+		for (off_t at = AT; at < AT + LEN; at += 2 * 4096) {
+			rw_write(r->ring, r->file, at, 4096, 0);
+			rw_reap(r->ring);
+		}
+		reader = rw_start(read_cached, r->file);
+		for (int i = 0; i < 4; i++) {
+			rw_write(r->ring, r->file, AT + i * LEN / 4, LEN / 4, 0);
+			rw_reap(r->ring);
+		}
+		rw_kill(&reader);
+		rw_join(reader);
+		rw_then(r->file, (struct rw_change){ RW_KEEP });
+		rw_verify(r->file);
 	}
 }
 
@@ -248,6 +287,7 @@ static const struct op ops[] = {
 	{ "dirty", .play = dirty },
 	{ "over-writes", .play = over_writes },
 	{ "behind-the-end", .play = behind_the_end },
+	{ "cached-beside", .play = cached_beside },
 };
 
 static void run(const void *const *at)
@@ -268,6 +308,8 @@ static bool has(const void *const *at)
 	const struct rw_ring_kind *kind = at[1];
 	const struct rw_who *who = at[2];
 
+	if (op->play == cached_beside && kind != &rw_ring_kinds[0] && !kind->aio)
+		return false;
 	/* The same to a call that waits are reads by a plain ring, with task_work or without. */
 	if (!op->play && (kind->fixed || kind->setup == IORING_SETUP_COOP_TASKRUN))
 		return false;
