@@ -5,8 +5,11 @@
  */
 #include "internal.h"
 
+#include <linux/falloc.h>
+#include <linux/fs.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -148,12 +151,18 @@ void rw_workers_asleep(void)
 
 /* ---- in another task ----------------------------------------------------- */
 
+static struct rw_helper self; /* in a helper */
+
 static struct rw_helper start_helper(void (*call)(const void *), const void *arg, bool is_caller)
 {
 	struct rw_helper h = { .sig = 0 };
 	pid_t parent = getpid();
 
 	h.slot = atomic_load(&rw_shared->n_helpers);
+	h.paused = eventfd(0, EFD_CLOEXEC);
+	h.go = eventfd(0, EFD_CLOEXEC);
+	if (h.paused < 0 || h.go < 0)
+		rw_broken("eventfd: %s", strerror(errno));
 	fflush(NULL);
 	h.pid = fork();
 	if (h.pid < 0)
@@ -161,6 +170,7 @@ static struct rw_helper start_helper(void (*call)(const void *), const void *arg
 	if (!h.pid) {
 		rw_die_with(parent);
 		rw_child_signals();
+		self = h;
 		if (is_caller)
 			atomic_store(&rw_shared->caller, my_tid());
 		call(arg);
@@ -188,6 +198,8 @@ static void join_helper(struct rw_helper h)
 		if (errno != EINTR)
 			rw_broken("waitpid: %s", strerror(errno));
 	atomic_store(&rw_shared->helpers[h.slot], 0);
+	close(h.paused);
+	close(h.go);
 	rw_progress();
 	if (atomic_load(&rw_shared->verdict))
 		_exit(0); /* the helper spoke */
@@ -203,6 +215,32 @@ static void join_helper(struct rw_helper h)
 struct rw_helper rw_start(void (*call)(const void *), const void *arg)
 {
 	return start_helper(call, arg, false);
+}
+
+static void await(int efd)
+{
+	eventfd_t v;
+
+	while (eventfd_read(efd, &v))
+		if (errno != EINTR)
+			rw_broken("read of an eventfd: %s", strerror(errno));
+	rw_progress();
+}
+
+void rw_pause(void)
+{
+	eventfd_write(self.paused, 1);
+	await(self.go);
+}
+
+void rw_wait_paused(const struct rw_helper *h)
+{
+	await(h->paused);
+}
+
+void rw_go_on(const struct rw_helper *h)
+{
+	eventfd_write(h->go, 1);
 }
 
 void rw_kill(struct rw_helper *h)
@@ -384,4 +422,47 @@ void rw_held_reap(struct rw_ring *ring)
 	rw_gate_request(RW_GATE_OPEN_WHEN_BLOCKED);
 	rw_reap(ring);
 	rw_gate_open();
+}
+
+void rw_occupy_worker(struct rw_ring *ring, struct rw_file *f)
+{
+	unsigned int most[2] = { 1, 1 };
+	struct stat st;
+
+	rw_set_up(fstat(f->fd, &st));
+	rw_set_up(io_uring_register_iowq_max_workers(rw_uring(ring), most) ? -1 : 0);
+	rw_in_flight(1);
+	rw_ring_fallocate(ring, f, FALLOC_FL_KEEP_SIZE, 0, st.st_size, false);
+	rw_submitted();
+}
+
+/* ---- and when all is over -------------------------------------------------- */
+
+#define MORE (64 * RW_KIB)
+
+void rw_let_go(struct rw_file *f)
+{
+	struct stat st;
+	off_t half;
+
+	rw_verify(f);
+	if (rw_has_gate()) { /* the filesystem is the test's own */
+		rw_freeze();
+		rw_thaw();
+	}
+	rw_set_up(fstat(f->fd, &st));
+	half = st.st_size / 2;
+	rw_ok(ftruncate(f->fd, half));
+	rw_then(f, (struct rw_change){ RW_RESIZE, half });
+	rw_ok(fallocate(f->fd, 0, half, MORE));
+	rw_then(f, (struct rw_change){ RW_GROW, half, MORE });
+	if (rw_can_make(RW_SHARED)) {
+		struct rw_file *clone = rw_file("clone", RW_HOLE, 0);
+
+		rw_ok(ioctl(clone->fd, FICLONE, f->fd));
+		rw_then(clone, (struct rw_change){ RW_COPY, 0, half + MORE, f, 0 });
+		rw_verify(clone);
+	}
+	rw_verify(f);
+	rw_sole(f);
 }

@@ -205,6 +205,12 @@ void rw_layout(const struct rw_file *f, off_t off, off_t len, enum rw_layout mus
  * waited for. f->fd is closed and opened again.
  */
 void rw_sole(struct rw_file *f);
+/*
+ * Nothing that direct writes to `f` held is left: its contents are right, what others may do with it
+ * and its filesystem works (freeze, truncate, fallocate, clone), and nobody has it open. Only its first half
+ * stays as it was.
+ */
+void rw_let_go(struct rw_file *f);
 
 /* ---- rings --------------------------------------------------------------- */
 
@@ -313,6 +319,11 @@ unsigned int rw_reap_ready(struct rw_ring *ring);
 void rw_reap_either(struct rw_ring *ring, struct rw_file *f, struct rw_change c);
 /* From here on files only grow: when a write's completion is seen, st_size covers it. */
 void rw_only_grows(struct rw_ring *ring);
+/*
+ * From now on the ring's only worker of io-wq waits, in a fallocate(2) of all of `f`, for a write to it
+ * that the gate holds: what is submitted with IOSQE_ASYNC is queued behind that.
+ */
+void rw_occupy_worker(struct rw_ring *ring, struct rw_file *f);
 /* How many of the ring's requests are not reaped. */
 unsigned int rw_unreaped(const struct rw_ring *ring);
 void rw_ring_close(struct rw_ring *ring);
@@ -381,8 +392,13 @@ void rw_workers_asleep(void);
 struct rw_helper {
 	pid_t pid;
 	int slot, sig;
+	int paused, go; /* eventfds */
 };
 struct rw_helper rw_start(void (*call)(const void *), const void *arg);
+/* In that task: tell that it has come so far, and wait for rw_go_on(). */
+void rw_pause(void);
+void rw_wait_paused(const struct rw_helper *h);
+void rw_go_on(const struct rw_helper *h);
 /* Send SIGKILL, which need not work at once. */
 void rw_kill(struct rw_helper *h);
 /* Wait until the task sleeps for direct I/O in flight; false if it does not come to that. */
