@@ -721,6 +721,16 @@ static int take_from_memory(io_context_t ctx, struct io_event *e)
 	return 1;
 }
 
+static void finish_aio(struct rw_ring *r, const struct io_event *e)
+{
+	struct request *q = e->data;
+
+	if (q && (e->obj != &q->iocb || e->res2))
+		rw_fail("the event of an aio %s has res2 %ld and iocb %p, expected 0 and %p",
+			q->op.what, (long)e->res2, (void *)e->obj, (void *)&q->iocb);
+	finish(r, q, (long)e->res);
+}
+
 static void reap_aio(struct rw_ring *r)
 {
 	bool look = r->kind->poll, told = r->kind->eventfd;
@@ -742,7 +752,7 @@ static void reap_aio(struct rw_ring *r)
 		rw_fail("io_getevents: %s",
 			ret < 0 ? strerror(-ret) : "no event, though the eventfd told of one");
 	r->signalled -= told;
-	finish(r, e.data, (long)e.res);
+	finish_aio(r, &e);
 }
 
 unsigned int rw_reap_ready(struct rw_ring *r)
@@ -753,7 +763,7 @@ unsigned int rw_reap_ready(struct rw_ring *r)
 	struct io_event e;
 
 	while (r->kind->aio && io_getevents(r->aio, 0, 1, &e, &now) == 1)
-		finish(r, e.data, (long)e.res);
+		finish_aio(r, &e);
 	if (r->kind->setup & IORING_SETUP_DEFER_TASKRUN)
 		io_uring_get_events(&r->uring);
 	while (!r->kind->aio && !io_uring_peek_cqe(&r->uring, &cqe)) {
@@ -761,6 +771,52 @@ unsigned int rw_reap_ready(struct rw_ring *r)
 		io_uring_cqe_seen(&r->uring, cqe);
 	}
 	return before - r->busy;
+}
+
+#define WAIT_MAX 64
+
+static int wait_aio(struct rw_ring *r, unsigned int n, unsigned int s)
+{
+	struct timespec ts = { .tv_sec = s };
+	struct io_event e[WAIT_MAX];
+	int ret;
+
+	do
+		ret = io_getevents(r->aio, n, WAIT_MAX, e, s ? &ts : NULL);
+	while (ret == -EINTR);
+	rw_returned();
+	for (int i = 0; i < ret; i++)
+		finish_aio(r, &e[i]);
+	return ret;
+}
+
+static int wait_uring(struct rw_ring *r, unsigned int n, unsigned int s)
+{
+	struct __kernel_timespec ts = { .tv_sec = s };
+	struct io_uring_cqe *cqe;
+	int ret;
+
+	do
+		ret = s ? io_uring_wait_cqes(&r->uring, &cqe, n, &ts, NULL)
+			: io_uring_wait_cqe_nr(&r->uring, &cqe, n);
+	while (ret == -EINTR);
+	rw_returned();
+	if (ret >= 0)
+		ret = (int)io_uring_cq_ready(&r->uring);
+	rw_reap_ready(r);
+	return ret;
+}
+
+void rw_wait(struct rw_ring *r, unsigned int n, unsigned int s)
+{
+	int ret;
+
+	rw_enter(s ? "wait for several completions, with a time-out"
+		   : "wait for several completions");
+	ret = (r->kind->aio ? wait_aio : wait_uring)(r, n, s);
+	if (ret < (int)n)
+		rw_fail("a wait for %u completions ended with %d%s%s", n, ret,
+			ret < 0 ? ": " : " of them", ret < 0 ? strerror(-ret) : "");
 }
 
 void rw_reap(struct rw_ring *r)

@@ -313,6 +313,8 @@ void rw_ended(struct rw_file *f, const struct rw_io *io);
 void rw_not_written(struct rw_file *f, const struct rw_io *io);
 /* Wait for everything submitted; each result must be the exact one. */
 void rw_reap(struct rw_ring *ring);
+/* Wait in one call for `n` completions, at most `s` seconds (0: for ever), and reap what is there. */
+void rw_wait(struct rw_ring *ring, unsigned int n, unsigned int s);
 /* Reap what has completed, without waiting. Returns how many. */
 unsigned int rw_reap_ready(struct rw_ring *ring);
 /* The same when reads of `f` raced its writes and the change: they may find it before and after. */
