@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Whoever waits for direct writes to complete, for several of them or by poll(2), is woken by the last.
+ *
+ * The completion of a direct write is queued for the ring's owner, and on a DEFER_TASKRUN ring wakes
+ * it only when as many are queued as it waits for (io_req_local_work_add(), IOU_F_TWQ_LAZY_WAKE). One
+ * that is counted wrongly, or left on a list (io_sq_tw()), or told to nobody who polls the ring
+ * (io_poll_wq_wake(), the eventfd), is a wait that never ends. Nothing else may end it: besides the
+ * writes there are requests in the ring that do not end.
+ */
+#include "ringwedge.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#define N 34 /* more than a SQPOLL thread delivers at once */
+#define APART (8 * RW_KIB)
+#define LEN (4 * RW_KIB)
+#define NEVER 2 /* requests that do not end */
+
+static void all(const void *ring)
+{
+	rw_wait((struct rw_ring *)ring, N, 0);
+}
+
+static void timed(const void *ring)
+{
+	rw_wait((struct rw_ring *)ring, N, 3600);
+}
+
+/* One by one, as the eventfd tells. */
+static void reap(const void *ring)
+{
+	rw_reap((struct rw_ring *)ring);
+}
+
+static void poll_ring(struct rw_ring *ring)
+{
+	struct pollfd p = { .fd = rw_uring(ring)->ring_fd, .events = POLLIN };
+
+	rw_ok(poll(&p, 1, -1));
+}
+
+static void poll_all(const void *p)
+{
+	struct rw_ring *ring = (struct rw_ring *)p;
+
+	while (rw_unreaped(ring) > NEVER) {
+		poll_ring(ring);
+		rw_reap_ready(ring);
+	}
+}
+
+/* By another task: it is the owner, asleep elsewhere, who makes them known. */
+static void poll_once(const void *ring)
+{
+	poll_ring((struct rw_ring *)ring);
+}
+
+static const struct way {
+	const char *name;
+	void (*wait)(const void *ring);
+	bool other; /* task */
+} ways[] = {
+	{ "all", all },
+	{ "timed", timed },
+	{ "reap", reap },
+	{ "poll", poll_all },
+	{ "poll-by-another", poll_once, true },
+};
+
+#define DEFER (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
+
+static const struct rw_ring_kind kinds[] = {
+	{ .name = "plain" },
+	{ .name = "defer-taskrun", .setup = DEFER },
+	{ .name = "sqpoll", .setup = IORING_SETUP_SQPOLL },
+	{ .name = "async", .async = true },
+	{ .name = "eventfd", .eventfd = true },
+	{ .name = "defer-eventfd", .setup = DEFER | IORING_SETUP_TASKRUN_FLAG, .eventfd = true },
+	{ .name = "aio", .aio = true },
+};
+
+static void queue_never(struct rw_ring *ring, int fd)
+{
+	struct io_uring_sqe sqe = { 0 };
+
+	io_uring_prep_poll_add(&sqe, fd, POLLIN);
+	for (int i = 0; i < NEVER; i++)
+		rw_queue(ring, &sqe, &(struct rw_op){ .what = "poll", .want = POLLIN });
+	rw_submit_queued(ring, 0);
+}
+
+static void run(const void *const *at)
+{
+	const struct way *way = at[0];
+	const struct rw_ring_kind *kind = at[1];
+	struct rw_file *f = rw_file("file", RW_WRITTEN, N * APART);
+	struct rw_ring *ring = rw_ring(kind, N + NEVER);
+	int fd = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
+	const struct rw_who *who = &rw_whos[way->other];
+
+	if (!kind->aio && way->wait != reap)
+		queue_never(ring, fd);
+	if (rw_has_gate())
+		rw_gate_shut();
+	for (int i = 0; i < N; i++)
+		rw_write(ring, f, i * APART, LEN, 0);
+	if (rw_has_gate())
+		rw_held_by(who, way->wait, ring, false);
+	else
+		rw_by(who, way->wait, ring);
+	rw_set_up(eventfd_write(fd, 1));
+	rw_reap(ring);
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	rw_verify(f);
+	rw_ring_close(ring);
+	close(fd);
+}
+
+static bool has(const void *const *at)
+{
+	const struct way *way = at[0];
+	const struct rw_ring_kind *kind = at[1];
+
+	if (kind->eventfd || way->wait == reap)
+		return kind->eventfd && way->wait == reap;
+	if (kind->aio)
+		return way->wait == all || way->wait == timed;
+	if (way->wait == timed)
+		return !kind->async && !(kind->setup & IORING_SETUP_SQPOLL);
+	return !way->other || !kind->setup;
+}
+
+static const char *const groups[] = { "wait", NULL };
+
+const struct rw_test rw_test = {
+	.name = "wait-dio",
+	.summary = "a wait for several direct writes, in whatever way, ends when the last one does",
+	.groups = groups,
+	.axes = { RW_AXIS(ways), RW_AXIS(kinds) },
+	.has = has,
+	.run = run,
+};
