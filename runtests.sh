@@ -154,7 +154,7 @@ parse_options() {
 		--dir) DIR=$2 ;;
 		--scratch) SCRATCH=$2 ;;
 		-o | --results) RESULTS=$2 ;;
-		--until-fail) UNTIL_FAIL=1 ;;
+		--until-fail) UNTIL_FAIL=1 PASSED_ON+=("$1") ;;
 		--shuffle) PLAN+=("$1") ;;
 		--keep) KEEP=1 ;;
 		--ktap) KTAP=1 ;;

@@ -35,7 +35,10 @@ static const char usage[] =
 	"  --virtiofsd FILE  share by this program instead of 9p\n"
 	"  --map FILE        the kernel's System.map, to name addresses by\n"
 	"  --timeout-scale X\n"
-	"exit status: 0 every part was run or has its verdicts; 2 no guest could be started";
+	"  --until-fail      end with the test that fails first; COMMAND knows of it, too\n"
+	"  --known FILE      failures of bugs in it are none\n"
+	"exit status: 0 every part was run or has its verdicts; 1 the same, and something failed;\n"
+	"2 no guest could be started";
 
 /* The command's exit status that says: the rest in a fresh guest, please. runtests.sh */
 enum { REPLACE = 100 };
@@ -64,7 +67,9 @@ static int nr_jobs = 1;
 static const char *results, *journal;
 static double scale = 1;
 static volatile sig_atomic_t stop;
-static bool no_guest; /* one that cannot be booted, or lacks what every guest needs */
+static bool no_guest;	/* one that cannot be booted, or lacks what every guest needs */
+static bool until_fail; /* the first failure ends it */
+static bool any_failed, enough;
 
 static void on_signal(int sig)
 {
@@ -183,10 +188,23 @@ static struct unit *unit_of(const struct job *j, const json_t *event, int *which
 	return NULL;
 }
 
+/* An "end" or "check" event. What is known to fail is no failure. */
+static void judge(struct job *j, const json_t *event)
+{
+	const char *verdict = text_of(event, "verdict"), *reason = text_of(event, "reason");
+
+	if (strcmp(verdict, "FAIL") && strcmp(verdict, "HANG") && strcmp(verdict, "BROKEN"))
+		return;
+	if (known_bug(text_of(event, "config"), text_of(event, "test"), text_of(event, "variant"),
+		      verdict, reason))
+		return;
+	any_failed = j->failed = true;
+}
+
 /* ---- verdicts of our own ------------------------------------------------- */
 
-static void give(const char *kind, const char *config, const char *test, const char *variant,
-		 const char *verdict, const char *reason, const char *evidence)
+static void give(struct job *j, const char *kind, const char *config, const char *test,
+		 const char *variant, const char *verdict, const char *reason, const char *evidence)
 {
 	json_t *event = json_pack("{s:s, s:f, s:s, s:s, s:s, s:s, s:s}", "event", kind, "time",
 				  wall_clock(), "config", config, "test", test, "variant", variant,
@@ -194,26 +212,27 @@ static void give(const char *kind, const char *config, const char *test, const c
 
 	if (evidence)
 		json_object_set_new(event, "evidence", json_string(evidence));
+	judge(j, event);
 	journal_append(journal, event);
 	if (strcmp(verdict, "NOTRUN"))
 		printf("%-6s %s/%s/%s: %s\n", verdict, config, test, variant, reason);
 	fflush(stdout);
 }
 
-static void leave_out(struct unit *u, const char *reason)
+static void leave_out(struct job *j, struct unit *u, const char *reason)
 {
 	int i;
 
 	for (i = 0; i < u->nr; i++)
 		if (!u->done[i])
-			give("end", u->config, u->test, u->variant[i], "NOTRUN", reason, NULL);
+			give(j, "end", u->config, u->test, u->variant[i], "NOTRUN", reason, NULL);
 	u->ended = true;
 }
 
-static void count_loss(struct unit *u)
+static void count_loss(struct job *j, struct unit *u)
 {
 	if (u && ++u->losses >= LOSSES && left_in(u))
-		leave_out(u, "it took the guest away three times");
+		leave_out(j, u, "it took the guest away three times");
 }
 
 /* The guest is gone, or as good as gone: what was it doing? */
@@ -224,11 +243,11 @@ static void blame(struct job *j, const char *verdict, const char *reason, const 
 
 	if (j->running) {
 		u = unit_of(j, j->running, &i);
-		give("end", text_of(j->running, "config"), text_of(j->running, "test"),
+		give(j, "end", text_of(j->running, "config"), text_of(j->running, "test"),
 		     text_of(j->running, "variant"), verdict, reason, evidence);
 		if (u) {
 			u->done[i] = true;
-			count_loss(u);
+			count_loss(j, u);
 		}
 		json_decref(j->running);
 		j->running = NULL;
@@ -239,9 +258,9 @@ static void blame(struct job *j, const char *verdict, const char *reason, const 
 		u = &unit[i];
 		if (u->job != j->nr || !left_in(u))
 			continue;
-		give("check", u->config, *j->last_test ? j->last_test : u->test, "vm", verdict,
+		give(j, "check", u->config, *j->last_test ? j->last_test : u->test, "vm", verdict,
 		     reason, evidence);
-		count_loss(u);
+		count_loss(j, u);
 		return;
 	}
 }
@@ -292,6 +311,10 @@ static void heard_event(struct job *j, json_t *event)
 			    !strcmp(unit[i].config, text_of(event, "config")))
 				unit[i].ended = true;
 	}
+	if (!strcmp(kind, "end") || !strcmp(kind, "check"))
+		judge(j, event);
+	if (!strcmp(kind, "guest"))
+		known_kernel(text_of(event, "kernel"));
 	if (!strcmp(kind, "guest") && j->nr)
 		return; /* the same kernel in every job: once is enough */
 	journal_append(journal, json_incref(event));
@@ -396,7 +419,7 @@ static void ended(struct job *j, int status)
 		blame(j, WIFSIGNALED(status) || strstr(why, "out of memory") ? "BROKEN" : "FAIL",
 		      why, j->serial);
 	} else if (j->status == REPLACE) {
-		count_loss(j->hung);
+		count_loss(j, j->hung);
 	} else if (!j->status) {
 		end_all(j); /* what has no verdict now had no devices: report says so */
 	} else if (job_left(j)) {
@@ -454,7 +477,8 @@ static bool tend(struct job *j)
 	bool gone;
 
 	if (!j->pid) {
-		if (no_guest || !job_left(j))
+		enough |= until_fail && j->failed;
+		if (no_guest || enough || !job_left(j))
 			return false;
 		begin(j);
 		return true;
@@ -479,7 +503,7 @@ static void run(void)
 	bool any = true;
 	int i;
 
-	while (any && !stop) {
+	while (any && !stop && !enough) {
 		any = false;
 		for (i = 0; i < nr_jobs; i++)
 			any |= tend(&job[i]);
@@ -489,6 +513,10 @@ static void run(void)
 		if (job[i].pid)
 			vm_kill(&job[i]);
 		hear_journal(&job[i]);
+		if (job[i].running)
+			give(&job[i], "end", text_of(job[i].running, "config"),
+			     text_of(job[i].running, "test"), text_of(job[i].running, "variant"),
+			     "NOTRUN", stop ? "interrupted" : "another test had failed", NULL);
 	}
 }
 
@@ -521,12 +549,14 @@ static void make_job(struct job *j, int nr, char **command)
 
 int main(int argc, char **argv)
 {
-	enum { RESULTS = 1, PLAN, JOBS, SCALE };
+	enum { RESULTS = 1, PLAN, JOBS, SCALE, UNTIL_FAIL, KNOWN };
 	static const struct option options[] = {
 		{ "results", required_argument, NULL, RESULTS },
 		{ "plan", required_argument, NULL, PLAN },
 		{ "jobs", required_argument, NULL, JOBS },
 		{ "timeout-scale", required_argument, NULL, SCALE },
+		{ "until-fail", no_argument, NULL, UNTIL_FAIL },
+		{ "known", required_argument, NULL, KNOWN },
 		{ "kernel", required_argument, NULL, VM_KERNEL },
 		{ "initramfs", required_argument, NULL, VM_INITRAMFS },
 		{ "accel", required_argument, NULL, VM_ACCEL },
@@ -561,6 +591,12 @@ int main(int argc, char **argv)
 			if (!parse_scale(optarg, &scale))
 				die("--timeout-scale %s: want a number above 0", optarg);
 			break;
+		case UNTIL_FAIL:
+			until_fail = true;
+			break;
+		case KNOWN:
+			known_read(optarg);
+			break;
 		case '?':
 			die("%s", usage);
 		default:
@@ -582,5 +618,5 @@ int main(int argc, char **argv)
 	for (i = 0; i < nr_jobs; i++)
 		make_job(&job[i], i, argv + optind);
 	run();
-	return no_guest ? EXIT_BROKEN : 0;
+	return no_guest ? EXIT_BROKEN : any_failed ? EXIT_FAIL : 0;
 }

@@ -21,7 +21,8 @@ struct job {
 	int crashes;			  /* of QEMU, before the guest was up */
 	char *serial;			  /* the guest's console */
 	bool ready, exited;
-	int status; /* of the guest's command */
+	bool failed; /* something, in one of them */
+	int status;  /* of the guest's command */
 	char trouble[256];
 	double started, beat, reported; /* steady_clock() */
 	double waited;			/* tasks_waited() at the last beat */

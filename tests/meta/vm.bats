@@ -218,6 +218,17 @@ no_qemu() {
 	[[ $(grep -c '"event":"guest"' "$RESULTS/journal.jsonl") == 1 ]]
 }
 
+@test "--until-fail ends a run with the test that fails first" {
+	in_vm --until-fail --variant bad.first --variant bad.second --variant pass rounds verdicts
+	[[ $status == 1 && $(guests) == 1 ]]
+	variants_are bad.first=FAIL bad.second=NOTRUN pass=NOTRUN
+	RESULTS=$RESULTS-2
+	in_vm --until-fail --jobs 2 --variant linger --variant bad.first guest-ends rounds
+	[[ $status == 1 ]]
+	variants_are bad.first=FAIL linger=NOTRUN
+	[[ $(result linger reason) == "another test had failed" ]]
+}
+
 @test "an ordinary user runs it, with nothing but files" {
 	need_root
 	[[ ! -e $PLACE/no-vm ]] || skip "$(< "$PLACE/no-vm")"
