@@ -45,6 +45,8 @@ static void allocate(struct job *j, const struct memory *m)
 	if (!at || (size_t)LEN * 2 > 3 * huge)
 		rw_broken("out of memory");
 	madvise(at, 3 * huge, m->advice);
+	memset(at, 0,
+	       3 * huge); /* all of it, or what is used would be next to each other after all */
 	j->n = m->whole ? 1 : PIECES;
 	for (unsigned int i = 0; i < j->n; i++)
 		j->iov[i] = (struct iovec){ at + i * PIECE * 2, LEN / j->n };
