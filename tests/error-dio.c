@@ -192,6 +192,38 @@ static void broken_device(struct rw_ring *ring, struct rw_file *f)
 	write_wants(ring, f, io, LEN);
 }
 
+/*
+ * A write of several bios, to written and unwritten blocks and to a hole. The blocks of the hole are
+ * found when the device is broken already, and are good: that one bio succeeds, be it the last to
+ * end, is not to make good the others. In which order they end is for the device to say: so again.
+ */
+static void broken_in_part(struct rw_ring *ring, struct rw_file *f)
+{
+	const off_t turn = 16 * RW_KIB;
+	const struct rw_io kinds[] = { { .off = 0, .len = 3 * turn },
+				       { .off = 5 * turn, .len = 2 * turn } };
+	struct rw_io ios[8];
+
+	if (!rw_direct())
+		rw_skip("needs direct I/O");
+	if (rw_block_size() < PAGE)
+		rw_skip("needs blocks as large as the image's, which fail as a whole");
+	rw_device_break(f);
+	rw_then(f, (struct rw_change){ RW_ZERO, 0, SIZE });
+	for (size_t i = 0; i < RW_ARRAY_SIZE(ios); i++) {
+		ios[i] = kinds[i % 2];
+		do_io(ring, f, &ios[i]);
+	}
+	rw_device_mend();
+	for (size_t i = 0; i < RW_ARRAY_SIZE(ios); i++) {
+		if (ios[i].res != -ENOSPC) /* as the loop driver says */
+			rw_eq(ios[i].res, -EIO);
+		rw_ended(f, &ios[i]);
+	}
+	write_wants(ring, f, kinds[0], 3 * turn);
+	write_wants(ring, f, kinds[1], 2 * turn);
+}
+
 static const struct how {
 	const char *name;
 	void (*run)(struct rw_ring *ring, struct rw_file *f);
@@ -200,6 +232,7 @@ static const struct how {
 } hows[] = {
 	{ "fault", fault, RW_WRITTEN, true },
 	{ "fault-unwritten", fault, RW_UNWRITTEN, true },
+	{ "fault-hole", fault, RW_HOLE, true },
 	{ "fault-drained", fault_drained, RW_WRITTEN, true },
 	{ "too-big", too_big, RW_WRITTEN },
 	{ "past-end", past_end, RW_WRITTEN },
@@ -207,6 +240,7 @@ static const struct how {
 	{ "full", full, RW_WRITTEN },
 	{ "broken-device", broken_device, RW_WRITTEN },
 	{ "broken-device-unwritten", broken_device, RW_UNWRITTEN },
+	{ "broken-device-in-part", broken_in_part, RW_MIXED },
 };
 
 static const struct way {
@@ -250,11 +284,20 @@ static void check(struct rw_ring *ring, struct rw_file *f)
 	resize(f, SIZE / 2);
 }
 
-/* A file that has been longer: the blocks that it is given again hold what they held then. */
+/*
+ * A file that has been longer: the blocks that it is given again hold what they held then. So do those
+ * of a hole in its middle, next to blocks that it has.
+ */
 static struct rw_file *start(enum rw_state state)
 {
-	struct rw_file *f = rw_file("file", state, 2 * SIZE);
+	struct rw_file *f = rw_file("file", state == RW_HOLE ? RW_WRITTEN : state, 2 * SIZE);
 
+	if (state == RW_HOLE) {
+		rw_supported("punch-hole",
+			     fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, LEN,
+				       SIZE - 2 * LEN));
+		rw_then(f, (struct rw_change){ RW_ZERO, LEN, SIZE - 2 * LEN });
+	}
 	rw_set_up(ftruncate(f->fd, SIZE));
 	rw_then(f, (struct rw_change){ RW_RESIZE, SIZE });
 	rw_set_up(syncfs(f->fd)); /* or they are busy yet */
