@@ -467,7 +467,9 @@ bool rw_gate_busy(void)
 
 bool rw_gate_is_shut(void)
 {
-	return atomic_load(&rw_shared->gate_state) == RW_GATE_SHUT;
+	/* It is open a moment before the guardian says so. */
+	return atomic_load(&rw_shared->gate_state) == RW_GATE_SHUT &&
+	       !atomic_load(&rw_shared->opening_at);
 }
 
 static bool wait_for(enum rw_gate_state state)
