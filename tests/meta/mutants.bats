@@ -275,6 +275,13 @@ END
 	mutant 01-bug three harmless
 	mutants --first --runs 0
 	[[ $(runs) == 4 && $(score '.mutants[0].verdict') == survived ]]
+	mutant 01-bug three bug
+	mutants --first --runs 0
+	# The test that killed it is no more.
+	sed -i '2a case $* in *"-c xfs-4k some-test") exit 2 ;; esac' "$RINGWEDGE_RUNTESTS"
+	mutant 01-bug three bug-third
+	mutants --first --runs 0
+	[[ $status == 0 && $(score '.mutants[0].verdict') == killed ]]
 }
 
 @test "--again says how often the variant killed that killed first" {
