@@ -73,7 +73,11 @@ static void *map(size_t size)
 static struct write describe(const struct shape *shape)
 {
 	const size_t sector = rw_sector_size();
-	struct write w = { shape, shape->append ? SIZE : AT, shape->len };
+	struct write w = { shape,
+			   shape->append    ? SIZE
+			   : shape->extents ? AT + LEN / 2
+					    : AT,
+			   shape->len };
 
 	w.part = shape->segments == SEGMENTS ? sector : LEN / 16;
 	if (!w.len) {
@@ -166,8 +170,8 @@ static struct rw_file *start(struct rw_ring *ring, const struct shape *shape)
 
 	if (shape->extents) {
 		rw_supported("collapse-range",
-			     fallocate(f->fd, FALLOC_FL_COLLAPSE_RANGE, AT + LEN / 2, LEN));
-		rw_then(f, (struct rw_change){ RW_COLLAPSE, AT + LEN / 2, LEN });
+			     fallocate(f->fd, FALLOC_FL_COLLAPSE_RANGE, AT + LEN, LEN));
+		rw_then(f, (struct rw_change){ RW_COLLAPSE, AT + LEN, LEN });
 		rw_set_up(fsync(f->fd));
 	}
 	rw_use(ring, f);
@@ -218,6 +222,7 @@ static void locked(struct rw_ring *ring, const struct shape *shape)
 	rw_reap(ring);
 	rw_reap(first);
 	rw_done();
+	rw_reap_ready(ring);
 	for (int i = 0; i < 2; i++)
 		rw_eq(read[i].res, read[i].done ? LEN : 0);
 	rw_then(f, punched);
