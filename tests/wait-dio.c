@@ -51,7 +51,7 @@ static void poll_all(const void *p)
 	}
 }
 
-/* By another task: it is the owner, asleep elsewhere, who makes them known. */
+/* By another task, as `all`, too: it is the owner, asleep elsewhere, who makes them known. */
 static void poll_once(const void *ring)
 {
 	poll_ring((struct rw_ring *)ring);
@@ -67,6 +67,7 @@ static const struct way {
 	{ "reap", reap },
 	{ "poll", poll_all },
 	{ "poll-by-another", poll_once, true },
+	{ "all-by-another", all, true },
 };
 
 #define DEFER (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
@@ -126,10 +127,10 @@ static bool has(const void *const *at)
 	if (kind->eventfd || way->wait == reap)
 		return kind->eventfd && way->wait == reap;
 	if (kind->aio)
-		return way->wait == all || way->wait == timed;
+		return !way->other && (way->wait == all || way->wait == timed);
 	if (way->wait == timed)
 		return !kind->async && !(kind->setup & IORING_SETUP_SQPOLL);
-	return !way->other || !kind->setup;
+	return !way->other || !(kind->setup & IORING_SETUP_SINGLE_ISSUER);
 }
 
 static const char *const groups[] = { "wait", NULL };
