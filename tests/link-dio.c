@@ -6,8 +6,7 @@
  * A request that is linked or drained behind a direct write may not start before the write has
  * ended; one that is not waits in io-wq, in inode_dio_wait(), for a completion that may need the
  * task that waits for both. A completion that is queued without waking that task (lazily, because
- * it waits for more than one) is a lost wake-up; a link that is dropped never ends; a cancelled
- * chain that goes on writes what nobody wants.
+ * it waits for more than one) is a lost wake-up; a link that is dropped never ends.
  */
 #include "ringwedge.h"
 
@@ -34,6 +33,7 @@ static void queue(const struct chain *c, struct io_uring_sqe *sqe, unsigned int 
 {
 	sqe->flags = (__u8)flags;
 	op.file = c->file;
+	op.must_wait &= c->held && c->link;
 	rw_queue(c->ring, sqe, &op);
 }
 
@@ -50,8 +50,7 @@ static void punch(const struct chain *c)
 
 	io_uring_prep_fallocate(&sqe, -1, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, AT, LEN);
 	queue_writes(c, c->link);
-	queue(c, &sqe, c->link & IOSQE_IO_DRAIN,
-	      (struct rw_op){ "fallocate", .must_wait = c->held && c->link });
+	queue(c, &sqe, c->link & IOSQE_IO_DRAIN, (struct rw_op){ "fallocate", .must_wait = true });
 }
 
 static void truncate_in_ring(const struct chain *c)
@@ -61,8 +60,7 @@ static void truncate_in_ring(const struct chain *c)
 	if (!rw_has_opcode(c->ring, OP_FTRUNCATE))
 		rw_skip("needs IORING_OP_FTRUNCATE");
 	queue_writes(c, c->link);
-	queue(c, &sqe, c->link & IOSQE_IO_DRAIN,
-	      (struct rw_op){ "ftruncate", .must_wait = c->held && c->link });
+	queue(c, &sqe, c->link & IOSQE_IO_DRAIN, (struct rw_op){ "ftruncate", .must_wait = true });
 }
 
 static void sync_and_allocate(const struct chain *c)
@@ -73,9 +71,9 @@ static void sync_and_allocate(const struct chain *c)
 	io_uring_prep_sync_file_range(&range, -1, SIZE, 0, SYNC_FILE_RANGE_WRITE);
 	io_uring_prep_fallocate(&allocate, -1, 0, SIZE, LEN);
 	queue_writes(c, c->link);
-	queue(c, &sync, c->link, (struct rw_op){ "fsync", .must_wait = c->held && c->link });
+	queue(c, &sync, c->link, (struct rw_op){ "fsync", .must_wait = true });
 	queue(c, &range, c->link, (struct rw_op){ "sync_file_range" });
-	queue(c, &allocate, 0, (struct rw_op){ "fallocate", .must_wait = c->held && c->link });
+	queue(c, &allocate, 0, (struct rw_op){ "fallocate", .must_wait = true });
 }
 
 /* Linked to the last write and far from over: it is cancelled when the write ends. */
@@ -100,50 +98,6 @@ static void cancel(const struct chain *c)
 	rw_queue(c->ring, &sqe, &(struct rw_op){ "cancel", NULL, RW_ANY, .any_order = true });
 }
 
-/* A part fails. Only what is linked to it is not done: of those bytes none may be in the file. */
-static void fails(const struct chain *c, struct io_uring_sqe *sqe, struct rw_op op)
-{
-	static char nobody[4096] __attribute__((aligned(4096)));
-	struct io_uring_sqe write = { 0 };
-
-	rw_queue_write(c->ring, c->file, AT, 16 * RW_KIB, c->link);
-	queue(c, sqe, c->link, op);
-	memset(nobody, 0x55, sizeof(nobody));
-	io_uring_prep_write(&write, -1, nobody, sizeof(nobody), SMALL);
-	if (c->link == IOSQE_IO_LINK)
-		queue(c, &write, 0, (struct rw_op){ "write linked to it", .want = -ECANCELED });
-	else
-		rw_queue_write(c->ring, c->file, SMALL, 16 * RW_KIB, 0);
-}
-
-static void write_fails(const struct chain *c)
-{
-	struct io_uring_sqe sqe = { 0 };
-
-	io_uring_prep_write(&sqe, -1, NULL, 4096, 0);
-	fails(c, &sqe, (struct rw_op){ "write of no memory", .want = -EFAULT });
-}
-
-static void fallocate_fails(const struct chain *c)
-{
-	struct io_uring_sqe sqe = { 0 };
-
-	io_uring_prep_fallocate(&sqe, -1, 0, 0, 0);
-	fails(c, &sqe, (struct rw_op){ "fallocate of nothing", .want = -EINVAL });
-}
-
-/* The others of the chain go when their owner comes back to it. */
-static void writes_only(const struct chain *c)
-{
-	queue_writes(c, 0);
-}
-
-static void punch_by_owner(const void *p)
-{
-	rw_ok(fallocate(((const struct rw_file *)p)->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			AT, LEN));
-}
-
 static const struct op {
 	const char *name;
 	void (*queue)(const struct chain *);
@@ -151,13 +105,10 @@ static const struct op {
 	bool fallocate;
 } ops[] = {
 	{ "punch-hole", punch, { RW_ZERO, AT, LEN }, true },
-	{ "punch-by-owner", writes_only, { RW_ZERO, AT, LEN }, true },
 	{ "ftruncate", truncate_in_ring, { RW_RESIZE, SMALL } },
 	{ "sync-allocate", sync_and_allocate, { RW_GROW, SIZE, LEN }, true },
 	{ "link-timeout", timeout },
 	{ "cancel", cancel },
-	{ "failed-write", write_fails },
-	{ "failed-fallocate", fallocate_fails },
 };
 
 static const struct link {
@@ -171,7 +122,7 @@ static const struct link {
 };
 
 /* How many completions are waited for in one call: some, all, and all with a time-out. */
-enum wait { ALL, TWO, TIMED, ONE, WAITS };
+enum wait { ALL, TWO, TIMED, ONE };
 
 struct arg {
 	struct rw_ring *ring;
@@ -207,22 +158,14 @@ static void step(struct rw_ring *ring, const struct op *op, const struct link *l
 	if (gate)
 		rw_gate_shut();
 	op->queue(&c);
-	if (op->queue == writes_only) {
-		rw_submit_queued(ring, 0);
-		if (gate)
-			rw_held_by(&rw_whos[0], punch_by_owner, f, rw_in_flight(1) > 0);
-		else
-			punch_by_owner(f);
-		rw_reap(ring);
-	} else if (gate) {
+	if (gate)
 		rw_held_by(&rw_whos[0], submit_and_wait, &a, false);
-	} else {
+	else
 		submit_and_wait(&a);
-	}
 	if (op->queue == cancel)
 		rw_race_cancelled(f, op->change);
 	else
-		(link->flags && op->queue != writes_only ? rw_then : rw_race)(f, op->change);
+		(link->flags ? rw_then : rw_race)(f, op->change);
 	rw_verify(f);
 }
 
@@ -239,13 +182,11 @@ static void run(const void *const *at)
 	struct rw_ring *ring = rw_ring(kind, 8);
 	/* Which waits there are matters most where the waiter itself must end the writes. */
 	bool waiter_ends = kind->setup & IORING_SETUP_SINGLE_ISSUER;
-	bool waits = op->queue != writes_only;
 	/* Behind a drain that is a known bug (docs/found/): once is enough. */
-	enum wait first =
-		waiter_ends && link->flags == IOSQE_IO_DRAIN && op->queue != punch ? ONE : ALL;
+	bool known = waiter_ends && link->flags == IOSQE_IO_DRAIN && op->queue != punch;
+	enum wait first = known ? ONE : ALL, last = waiter_ends ? ONE : ALL;
 
-	for (enum wait wait = first; wait < WAITS && (wait == first || (waiter_ends && waits));
-	     wait++)
+	for (enum wait wait = first; wait <= last; wait++)
 		step(ring, op, link, wait, rw_has_gate());
 	step(ring, op, link, first, false);
 	rw_ring_close(ring);
@@ -259,10 +200,6 @@ static bool has(const void *const *at)
 
 	if (op->queue == timeout || op->queue == cancel)
 		return !link->flags && plain_or_deferred(kind);
-	if (op->queue == writes_only)
-		return link->flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK) && plain_or_deferred(kind);
-	if (op->queue == write_fails || op->queue == fallocate_fails)
-		return kind == &rw_ring_kinds[0];
 	if (kind->async) /* all of a chain but the first is in io-wq anyhow */
 		return !link->flags;
 	if (kind->setup & IORING_SETUP_SQPOLL)
