@@ -17,9 +17,9 @@
 #define LEN (32 * RW_KIB)
 #define EXTENTS 32
 
-struct map {
+union map {
 	struct fiemap head;
-	struct fiemap_extent extents[EXTENTS];
+	char room[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)];
 };
 
 struct arg {
@@ -55,13 +55,16 @@ static void judge(struct arg *a, const char *who, off_t at, bool written)
 
 static void ask_map(struct arg *a, unsigned int flags)
 {
-	struct map m = { .head = { (uint64_t)a->off, LEN, flags, 0, EXTENTS, 0 } };
+	union map m = { .head = { .fm_start = (uint64_t)a->off,
+				  .fm_length = LEN,
+				  .fm_flags = flags,
+				  .fm_extent_count = EXTENTS } };
 	bool written = true;
 	off_t at = 0;
 
 	rw_supported("FIEMAP", ioctl(a->file->fd, FS_IOC_FIEMAP, &m.head));
 	for (unsigned int i = 0; i < m.head.fm_mapped_extents; i++) {
-		const struct fiemap_extent *e = &m.extents[i];
+		const struct fiemap_extent *e = &m.head.fm_extents[i];
 
 		written &= !(e->fe_flags & FIEMAP_EXTENT_UNWRITTEN);
 		if (!i)
