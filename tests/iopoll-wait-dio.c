@@ -3,9 +3,8 @@
  * What waits for polled direct I/O (IORING_SETUP_IOPOLL) in flight.
  *
  * Its device tells nobody that a request has ended: it has when somebody polls, who is the ring's
- * owner (io_do_iopoll()), its poller, or a worker when the ring goes (io_ring_exit_work()). So what
- * is in flight stays so for as long as the owner likes, and no gate is needed. If a request is lost
- * there, if nobody polls when the owner has gone, or if its end leaves i_dio_count behind
+ * owner (io_do_iopoll()) or its poller. So what is in flight stays so for as long as the owner likes, and
+ * no gate is needed. If a request is lost there, or if its end leaves i_dio_count behind
  * (iomap_dio_done()), the next fallocate or truncate sleeps for ever.
  *
  * (With iomap, up to 6.18 at least, only reads are polled for. A write on such a ring ends as ever.)
@@ -14,7 +13,6 @@
 
 #include <linux/falloc.h>
 #include <stdatomic.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 
 #define SIZE (512 * RW_KIB)
@@ -164,84 +162,12 @@ static void owner(const struct rw_ring_kind *kind)
 	rw_ring_close(ring);
 }
 
-/* ---- the owner goes --------------------------------------------------------- */
-
-struct leaver {
-	const struct rw_ring_kind *kind;
-	const struct rw_file *file;
-	bool closes;
-	int submitted, go; /* eventfds */
-};
-
-static void leave(const void *p)
-{
-	const struct leaver *l = p;
-	struct rw_ring *ring = rw_ring(l->kind, READS);
-	struct rw_file file = *l->file;
-	struct rw_io io[READS];
-	eventfd_t v;
-
-	/* A descriptor that nobody else has. */
-	file.fd = (int)rw_set_up(open(rw_path(&file), O_RDWR | O_DIRECT | O_CLOEXEC));
-	rw_use(ring, &file);
-	for (unsigned int i = 0; i < READS; i++) {
-		io[i] = (struct rw_io){ .read = true, .off = i * LEN, .len = LEN };
-		rw_submit(ring, &file, &io[i]);
-	}
-	eventfd_write(l->submitted, 1);
-	eventfd_read(l->go, &v);
-	if (l->closes)
-		rw_ring_close(ring);
-}
-
-static void gone(const struct rw_ring_kind *kind, bool closes, bool killed)
-{
-	rw_ring_close(rw_ring(kind, 1)); /* is it there? */
-	for (size_t i = 0; i < RW_ARRAY_SIZE(ops); i++) {
-		struct rw_file *f = start(&ops[i]);
-		struct leaver l = { kind, f, closes, (int)rw_set_up(eventfd(0, EFD_CLOEXEC)),
-				    (int)rw_set_up(eventfd(0, EFD_CLOEXEC)) };
-		struct rw_helper other = rw_start(leave, &l);
-		eventfd_t v;
-
-		eventfd_read(l.submitted, &v);
-		if (!(kind->setup & IORING_SETUP_SQPOLL))
-			rw_unpolled(READS);
-		if (killed)
-			rw_kill(&other);
-		else
-			eventfd_write(l.go, 1);
-		ops[i].call(f);
-		rw_then(f, ops[i].change);
-		rw_join(other);
-		rw_verify(f);
-		rw_sole(f);
-		close(l.submitted);
-		close(l.go);
-	}
-}
-
-static void gone_exit(const struct rw_ring_kind *kind)
-{
-	gone(kind, false, false);
-}
-
-static void gone_kill(const struct rw_ring_kind *kind)
-{
-	gone(kind, false, true);
-}
-
-static void gone_close(const struct rw_ring_kind *kind)
-{
-	gone(kind, true, false);
-}
-
 static const struct scene {
 	const char *name;
 	void (*play)(const struct rw_ring_kind *kind);
 } scenes[] = {
-	{ "beside", beside },  { "owner", owner },	{ "exit", gone_exit },
-	{ "kill", gone_kill }, { "close", gone_close },
+	{ "beside", beside },
+	{ "owner", owner },
 };
 
 /* Nobody but the owner may poll on a ring of a single issuer: nobody could come to its help. */
