@@ -77,12 +77,15 @@ static void call_beside(const void *p)
 }
 
 /* Another task waits for them, and goes on when the owner has polled. */
-static void beside(const struct rw_ring_kind *kind)
+static void run(const void *const *at)
 {
-	struct rw_ring *ring = rw_ring(kind, READS + 1);
+	struct rw_ring *ring;
 	_Atomic bool *polling = mmap(NULL, sizeof(*polling), PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
+	if (!rw_device_polls())
+		rw_skip("needs a device that polls (null_blk, nvme, virtio_blk with poll_queues)");
+	ring = rw_ring(at[0], READS + 1);
 	if (polling == MAP_FAILED)
 		rw_broken("out of memory");
 	for (size_t i = 0; i < RW_ARRAY_SIZE(ops); i++) {
@@ -101,93 +104,18 @@ static void beside(const struct rw_ring_kind *kind)
 			atomic_store(polling, true);
 			rw_reap(ring);
 			rw_then(f, b.op->change);
+			for (size_t k = 0; k < READS; k++)
+				rw_eq(io[k].res, LEN);
 		} else {
 			rw_reap_either(ring, f, b.op->change);
 		}
-		for (size_t k = 0; b.held && k < READS; k++)
-			rw_eq(io[k].res, LEN);
 		rw_join(other);
 		rw_verify(f);
 	}
 	rw_ring_close(ring);
 }
 
-struct rescue {
-	pid_t owner;
-	struct rw_ring *ring;
-};
-
-/* Poll for the owner: any task that has the ring may. */
-static void rescue(const void *p)
-{
-	const struct rescue *r = p;
-	struct io_uring_cqe *cqe;
-
-	if (!rw_in_drain_now(r->owner))
-		return;
-	for (unsigned int i = 0; i < READS; i++) {
-		rw_eq(io_uring_wait_cqe(rw_uring(r->ring), &cqe), 0);
-		io_uring_cqe_seen(rw_uring(r->ring), cqe);
-	}
-	rw_fail("the call slept for reads that only its own task would have polled for, until "
-		"another did");
-}
-
-/* The owner itself makes the call: who polls? */
-static void owner(const struct rw_ring_kind *kind)
-{
-	struct rw_ring *ring = rw_ring(kind, READS + 1);
-	struct rescue r = { getpid(), ring };
-
-	for (size_t i = 0; i < RW_ARRAY_SIZE(ops); i++) {
-		struct rw_file *f = start(&ops[i]);
-		struct rw_io io[READS];
-		struct rw_helper other;
-		bool held;
-
-		submit(ring, f, &ops[i], io);
-		held = rw_unpolled(READS) >= READS;
-		if (held)
-			other = rw_start(rescue, &r);
-		ops[i].call(f);
-		if (held) {
-			rw_join(other);
-			rw_reap(ring);
-			rw_then(f, ops[i].change);
-		} else {
-			rw_reap_either(ring, f, ops[i].change);
-		}
-		rw_verify(f);
-	}
-	rw_ring_close(ring);
-}
-
-static const struct scene {
-	const char *name;
-	void (*play)(const struct rw_ring_kind *kind);
-} scenes[] = {
-	{ "beside", beside },
-	{ "owner", owner },
-};
-
-/* Nobody but the owner may poll on a ring of a single issuer: nobody could come to its help. */
-static bool has(const void *const *at)
-{
-	const struct rw_ring_kind *kind = at[1];
-
-	return ((const struct scene *)at[0])->play != owner ||
-	       !(kind->setup & IORING_SETUP_SINGLE_ISSUER);
-}
-
-static void run(const void *const *at)
-{
-	if (!rw_device_polls())
-		rw_skip("needs a device that polls (null_blk, nvme, virtio_blk with poll_queues)");
-	((const struct scene *)at[0])->play(at[1]);
-}
-
 static const char *const guards[] = {
-	"838b35bb6a89 io_uring/rw: disable IOCB_DIO_CALLER_COMP",
 	"3c7d76d6128a io_uring: IOPOLL polling improvements",
 	NULL,
 };
@@ -196,10 +124,9 @@ static const char *const groups[] = { "iopoll", NULL };
 
 const struct rw_test rw_test = {
 	.name = "iopoll-wait-dio",
-	.summary = "polled direct I/O in flight ends for whoever waits for it",
+	.summary = "what waits for polled direct I/O in flight goes on when its owner has polled",
 	.guards = guards,
 	.groups = groups,
-	.axes = { RW_AXIS(scenes), RW_AXIS(rw_iopoll_kinds) },
-	.has = has,
+	.axes = { RW_AXIS(rw_iopoll_kinds) },
 	.run = run,
 };
