@@ -123,7 +123,8 @@ static void beside(struct reads *r, const struct op *op, const struct rw_who *wh
 		rw_write(r->ring, other, 0, 16 * RW_KIB, 0);
 		held = rw_in_flight(1) > 0;
 		submit(r, AT - READ / 2, READ);
-		rw_in_flight(1);
+		/* Of one thread (SQPOLL) several reads may be one to the device. */
+		held &= rw_unpolled(1 + READS) > 1;
 		/* btrfs reads on from blocks that are taken out: they stay as they are for now. */
 		held &= rw_fs() != RW_BTRFS || op->mode == -1;
 		rw_held_by(who, call, &a, held);
