@@ -19,6 +19,7 @@
 #define LEN (128 * RW_KIB)
 #define READS 4
 #define READ (96 * RW_KIB)
+#define MANY 64 /* writes in flight: all there are, since nothing moves any more */
 
 /* The ring, and reads of its own file, which must stay in place until they are reaped. */
 struct reads {
@@ -260,21 +261,66 @@ static bool all_done(const struct reads *r)
 	return true;
 }
 
-/* A write that extends the file: once the end has moved, its data are there, not zeros. */
+/*
+ * Writes that extend the file: once the end has moved, their data are there, not zeros. Every other
+ * block is there before: it takes many transactions to convert them all.
+ */
 static void behind_the_end(struct reads *r)
 {
+	const off_t step = 32 * RW_KIB, chunk = 4 * RW_KIB;
+
 	rw_for_ms(20) {
 		r->file = rw_file("file", RW_WRITTEN, SIZE);
 		rw_use(r->ring, r->file);
-		rw_write(r->ring, r->file, SIZE, LEN, 0);
-		rw_then(r->file, (struct rw_change){ RW_KEEP });
-		while (rw_unreaped(r->ring)) {
-			submit(r, SIZE, LEN / READS);
-			while (!all_done(r))
-				rw_reap_ready(r->ring);
+		for (off_t at = SIZE; at < SIZE + 8 * step; at += 2 * chunk)
+			if (fallocate(r->file->fd, FALLOC_FL_KEEP_SIZE, at, chunk))
+				break; /* then without */
+		for (off_t end = SIZE; end < SIZE + 8 * step; end += step) {
+			rw_write(r->ring, r->file, end, (size_t)step, 0);
+			rw_then(r->file, (struct rw_change){ RW_KEEP });
+			while (rw_unreaped(r->ring)) {
+				submit(r, end, (size_t)step / READS);
+				while (!all_done(r))
+					rw_reap_ready(r->ring);
+			}
 		}
 		rw_verify(r->file);
 	}
+}
+
+/*
+ * Reads across the end that were submitted while a write that moves it was held: they end where the
+ * file did then, although the write has ended before them. (On ext4 they wait for its lock.)
+ */
+static void across_the_end(struct reads *r)
+{
+	struct rw_file *other = rw_file("other", RW_WRITTEN, SIZE);
+	unsigned int writes;
+	bool held;
+
+	if (!rw_has_gate())
+		rw_skip("needs a gate");
+	r->file = rw_file("file", RW_WRITTEN, SIZE);
+	rw_use(r->ring, r->file);
+	rw_use(r->ring, other);
+	rw_gate_shut();
+	rw_write(r->ring, r->file, SIZE, LEN, 0);
+	/* The device serves its queue in order: time for the write to be ended by the filesystem, too. */
+	for (int i = 0; i < 4; i++)
+		rw_write(r->ring, other, i * LEN, LEN, 0);
+	writes = rw_in_flight(MANY);
+	for (int i = 0; i < READS; i++) {
+		r->io[i] = (struct rw_io){ .read = true, .off = SIZE - (i + 1) * 4096, .len = LEN };
+		rw_submit(r->ring, r->file, &r->io[i]);
+	}
+	held = rw_unpolled(writes + READS) >= writes + READS && writes && rw_gate_is_shut() &&
+	       rw_fs() == RW_XFS;
+	rw_gate_open();
+	rw_reap_either(r->ring, r->file, (struct rw_change){ RW_KEEP });
+	if (held)
+		check_results(r, SIZE);
+	rw_then(other, (struct rw_change){ RW_KEEP });
+	rw_verify(r->file);
 }
 
 static const struct op ops[] = {
@@ -288,6 +334,7 @@ static const struct op ops[] = {
 	{ "dirty", .play = dirty },
 	{ "over-writes", .play = over_writes },
 	{ "behind-the-end", .play = behind_the_end },
+	{ "across-the-end", .play = across_the_end },
 	{ "cached-beside", .play = cached_beside },
 };
 
