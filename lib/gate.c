@@ -84,9 +84,16 @@ void rw_device_find(const char *dir)
 		device_of(rw_opt.gate, outer, sizeof(outer));
 }
 
+void rw_device_own(const char *dir, bool heard)
+{
+	device_of(dir, device, sizeof(device));
+	snprintf(rw_shared->own_device, sizeof(rw_shared->own_device), "%s", heard ? device : "");
+}
+
 static bool is_ours(const char *name)
 {
-	return !strcmp(name, device) || !strcmp(name, outer);
+	return !strcmp(name, device) || !strcmp(name, outer) ||
+	       !strcmp(name, rw_shared->own_device);
 }
 
 /* Filesystems name their device in the log: what another run's device has is not of this test. */
@@ -152,6 +159,7 @@ static bool loop_worker_busy(const char *name)
 bool rw_device_busy(void)
 {
 	return in_flight(device, NULL) > 0 || in_flight(outer, NULL) > 0 ||
+	       in_flight(rw_shared->own_device, NULL) > 0 ||
 	       (!strncmp(device, "loop", 4) && loop_worker_busy(device)) ||
 	       (!strncmp(outer, "loop", 4) && loop_worker_busy(outer));
 }

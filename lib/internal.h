@@ -60,6 +60,7 @@ struct rw_shared {
 	_Atomic int caller; /* tid that makes the call under test; 0: none, watch io-wq */
 
 	_Atomic int device_broken; /* by the test itself: the kernel may say so */
+	char own_device[64];	   /* of the test's own filesystem; "": none */
 
 	_Atomic int may_block;	/* in a submission that is allowed to sleep (io_submit) */
 	_Atomic int submitting; /* tid in a submission that is not */
@@ -210,6 +211,11 @@ void rw_check_slept(const char *what);
 /* Is it, or what its image lies on, at work on anything? Dearer: looks at all tasks. */
 bool rw_device_busy(void);
 void rw_device_find(const char *dir);
+/*
+ * The test has a device of its own, mounted there: it is the one under test from here on. `heard`: what the
+ * kernel complains of about it is of this test.
+ */
+void rw_device_own(const char *dir, bool heard);
 const char *rw_device_name(void);
 
 /* In the guardian: expedite RCU grace periods while it lives (rcu.c). */

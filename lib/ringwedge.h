@@ -148,6 +148,24 @@ struct rw_file *rw_file(const char *name, enum rw_state state, size_t size);
 bool rw_can_make(enum rw_state state);
 /* Make files in this directory from here on, and tell about the filesystem that it is on. */
 void rw_move_to(const char *dir);
+/*
+ * A filesystem of the test's own, of the kind of the one under test, for what would end that: its image
+ * has no name, its mount is seen by nobody else, and both go with the test. The gate holds it, too.
+ */
+struct rw_own {
+	const char *type;
+	bool through;	 /* set before the mount: on a device without a cache */
+	bool dies;	 /* the same: it is to be shut down, of which the kernel complains */
+	int image;	 /* its descriptor */
+	char mnt[4200];	 /* where it is mounted */
+	char device[32]; /* "/dev/loop7", another one after each mount */
+};
+/* Make it, and make files there from here on; mkfs's options NULL-ended, or NULL. SKIP without root. */
+void rw_own_make(struct rw_own *own, const char *const *mkfs_options);
+/* mount(2) with these options, or NULL. Returns its errno, or 0. */
+int rw_own_mount(struct rw_own *own, const char *options) __attribute__((warn_unused_result));
+/* It was unmounted, and the last to use it has gone: wait until it has let go of its device. */
+void rw_own_gone(const struct rw_own *own);
 /* The path of the file, for calls that want one. */
 const char *rw_path(const struct rw_file *f);
 

@@ -11,11 +11,8 @@
 #include "ringwedge.h"
 
 #include <linux/fs.h>
-#include <linux/loop.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/mount.h>
-#include <sys/wait.h>
 
 #define SIZE (256 * RW_KIB)
 #define AT (64 * RW_KIB)
@@ -56,115 +53,8 @@ static const struct to {
 	{ RW_WRITTEN, SIZE, .tail = true },
 };
 
-static const struct type {
-	unsigned int fs;
-	const char *name, *mkfs[6]; /* before the image */
-} types[] = {
-	{ RW_XFS, "xfs", { "mkfs.xfs", "-q", "-f", "-K" } },
-	{ RW_EXT4, "ext4", { "mkfs.ext4", "-q", "-F", "-E", "nodiscard" } },
-	{ RW_F2FS, "f2fs", { "mkfs.f2fs", "-q", "-f", "-t", "0" } },
-};
-
-/* A filesystem of the test's own: shutting down the one under test would end the run. */
-struct own {
-	const struct type *type;
-	bool through;
-	char image[4300], mnt[4310];
-};
-
-/* Run a program. Its sleep is not the test's: as long as it is at work there is progress. */
-static bool tool(const char *const *argv)
-{
-	uint64_t end = rw_until(60000);
-	pid_t pid = fork();
-	int status = 0;
-
-	if (!pid) {
-		int null = open("/dev/null", O_RDWR);
-
-		dup2(null, 1);
-		dup2(null, 2);
-		execvp(argv[0], (char *const *)argv);
-		_exit(127);
-	}
-	while (waitpid(pid, &status, WNOHANG) == 0 && rw_more(end))
-		poll(NULL, 0, 2);
-	return pid > 0 && status == 0;
-}
-
-/*
- * A loop device that goes with its last user. The descriptor that makes it may not be open when it is
- * mounted: where CONFIG_BLK_DEV_WRITE_MOUNTED is off that would be refused.
- */
-static int loop_device(const struct own *o, char *name, size_t len)
-{
-	struct loop_config config = { .info.lo_flags = LO_FLAGS_AUTOCLEAR };
-	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), fd, user, error = EBUSY;
-
-	config.fd = (unsigned int)rw_set_up(open(o->image, O_RDWR | O_CLOEXEC));
-	for (int i = 0; i < 20 && error == EBUSY; i++) { /* others may be quicker */
-		snprintf(name, len, "/dev/loop%d", ioctl(control, LOOP_CTL_GET_FREE));
-		fd = open(name, O_RDWR | O_CLOEXEC);
-		error = fd < 0 || ioctl(fd, LOOP_CONFIGURE, &config) ? errno : 0;
-		if (error)
-			close(fd);
-	}
-	close(control);
-	close((int)config.fd);
-	if (error)
-		rw_skip("needs loop devices: %s: %s", name, strerror(error));
-	user = (int)rw_set_up(open(name, O_RDONLY | O_CLOEXEC));
-	close(fd);
-	return user;
-}
-
-/* Say that the device has no cache (Documentation/ABI/stable/sysfs-block, write_cache). */
-static void without_cache(const char *name)
-{
-	char path[80];
-	int fd;
-
-	snprintf(path, sizeof(path), "/sys/block/%s/queue/write_cache", name + strlen("/dev/"));
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, "write through", 13) != 13)
-		rw_skip("needs to write to %s: %s", path, strerror(errno));
-	close(fd);
-}
-
-static void mount_own(const struct own *o)
-{
-	char name[32];
-	int user = loop_device(o, name, sizeof(name));
-
-	if (o->through)
-		without_cache(name);
-	rw_ok(mount(name, o->mnt, o->type->name, 0, NULL));
-	close(user);
-}
-
-static void make_own(struct own *o)
-{
-	const char *mkfs[7] = { NULL };
-	size_t n = 0;
-	const struct rw_file *image = rw_file("image", RW_HOLE, 320 * RW_KIB * RW_KIB);
-
-	snprintf(o->image, sizeof(o->image), "%s", rw_path(image));
-	snprintf(o->mnt, sizeof(o->mnt), "%s.mnt", o->image);
-	for (; n < RW_ARRAY_SIZE(o->type->mkfs) && o->type->mkfs[n]; n++)
-		mkfs[n] = o->type->mkfs[n];
-	mkfs[n] = o->image;
-	/* What is mounted in a namespace of its own goes with its last task, however that dies. */
-	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL))
-		rw_skip("needs root: unshare, mount: %s", strerror(errno));
-	mkdir(o->mnt, 0700);
-	if (!tool(mkfs))
-		rw_skip("needs mkfs.%s", o->type->name);
-	mount_own(o);
-	rw_move_to(o->mnt);
-}
-
 /* Lose all that is not on stable storage, and come back. */
-static void lose_power(const struct own *o, struct rw_file *f)
+static void lose_power(struct rw_own *o, struct rw_file *f)
 {
 	uint64_t end = rw_until(20000);
 	uint32_t how = NO_LOG_FLUSH;
@@ -178,7 +68,7 @@ static void lose_power(const struct own *o, struct rw_file *f)
 			rw_broken("umount: %s", strerror(errno));
 		poll(NULL, 0, 1);
 	}
-	mount_own(o);
+	rw_eq(rw_own_mount(o, NULL), 0);
 	f->fd = (int)rw_ok(open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC));
 }
 
@@ -200,14 +90,12 @@ static void write_one(struct rw_ring *ring, struct rw_file *f, const struct to *
 static void run(const void *const *at)
 {
 	const struct how *how = at[0];
-	struct own own = { .through = how->through };
+	struct rw_own own = { .through = how->through, .dies = true };
 
-	for (size_t i = 0; i < RW_ARRAY_SIZE(types); i++)
-		if (types[i].fs == rw_fs())
-			own.type = &types[i];
-	if (!own.type)
+	if (!(rw_fs() & (RW_XFS | RW_EXT4 | RW_F2FS)))
 		rw_skip("needs a filesystem that can be shut down: xfs, ext4 or f2fs");
-	make_own(&own);
+	rw_own_make(&own, NULL);
+	rw_eq(rw_own_mount(&own, NULL), 0);
 	for (size_t i = 0; i < RW_ARRAY_SIZE(tos); i++) {
 		struct rw_ring *ring = rw_ring(at[1], 1);
 		struct rw_file *f;

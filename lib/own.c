@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * own.c - a filesystem of the test's own, for what would end the one under test.
+ *
+ * Its image has no name, and lies on the filesystem that the gate freezes, if there is one: the gate
+ * holds this one's writes, too. It is mounted in a namespace of the test's own, which goes with its last
+ * task, and on a loop device that goes with its last user: nothing stays, however the test dies.
+ */
+#include "internal.h"
+
+#include <linux/loop.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+
+#define IMAGE (320L << 20) /* sparse; mkfs.xfs wants 300 MiB */
+
+static const struct type {
+	unsigned int fs;
+	const char *name, *mkfs[6]; /* before the device */
+} types[] = {
+	{ RW_XFS, "xfs", { "mkfs.xfs", "-q", "-f", "-K" } },
+	{ RW_EXT4, "ext4", { "mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1" } },
+	{ RW_F2FS, "f2fs", { "mkfs.f2fs", "-q", "-f", "-t", "0" } },
+	{ RW_BTRFS, "btrfs", { "mkfs.btrfs", "-q", "-f", "-K" } },
+};
+
+/* Run a program. Its sleep is not the test's: as long as it is at work there is progress. */
+static bool tool(const char *const *argv)
+{
+	uint64_t end = rw_until(60000);
+	pid_t pid = fork();
+	int status = 0;
+
+	if (!pid) {
+		int null = open("/dev/null", O_RDWR);
+
+		dup2(null, 1);
+		dup2(null, 2);
+		execvp(argv[0], (char *const *)argv);
+		_exit(127);
+	}
+	while (waitpid(pid, &status, WNOHANG) == 0 && rw_more(end))
+		poll(NULL, 0, 2);
+	return pid > 0 && status == 0;
+}
+
+void rw_own_make(struct rw_own *o, const char *const *mkfs_options)
+{
+	const char *argv[12] = { NULL };
+	const struct type *type = NULL;
+	char path[64];
+	size_t n = 0;
+
+	for (size_t i = 0; i < RW_ARRAY_SIZE(types); i++)
+		if (types[i].fs == rw_fs())
+			type = &types[i];
+	if (!type)
+		rw_skip("needs a filesystem that there is a mkfs for");
+	o->type = type->name;
+	o->image = (int)rw_set_up(
+		open(rw_opt.gate ? rw_opt.gate : rw_opt.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+	rw_set_up(ftruncate(o->image, IMAGE));
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", getpid(), o->image);
+	for (; n < RW_ARRAY_SIZE(type->mkfs) && type->mkfs[n]; n++)
+		argv[n] = type->mkfs[n];
+	for (; mkfs_options && *mkfs_options && n < RW_ARRAY_SIZE(argv) - 2; n++)
+		argv[n] = *mkfs_options++;
+	argv[n] = path;
+	if (!tool(argv))
+		rw_skip("needs %s", argv[0]);
+	snprintf(o->mnt, sizeof(o->mnt), "%s/own", rw_opt.dir);
+	if (mkdir(o->mnt, 0700) && errno != EEXIST)
+		rw_broken("mkdir %s: %s", o->mnt, strerror(errno));
+	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		rw_skip("needs root: unshare, mount: %s", strerror(errno));
+	rw_move_to(o->mnt);
+}
+
+/*
+ * The descriptor that makes the device may not be open when it is mounted: where
+ * CONFIG_BLK_DEV_WRITE_MOUNTED is off that would be refused.
+ */
+static int loop_device(struct rw_own *o)
+{
+	struct loop_config config = { .fd = (unsigned int)o->image,
+				      .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), fd, user, error = EBUSY;
+
+	for (int i = 0; i < 20 && error == EBUSY; i++) { /* others may be quicker */
+		snprintf(o->device, sizeof(o->device), "/dev/loop%d",
+			 ioctl(control, LOOP_CTL_GET_FREE));
+		fd = open(o->device, O_RDWR | O_CLOEXEC);
+		error = fd < 0 || ioctl(fd, LOOP_CONFIGURE, &config) ? errno : 0;
+		if (error)
+			close(fd);
+	}
+	close(control);
+	if (error)
+		rw_skip("needs loop devices: %s: %s", o->device, strerror(error));
+	user = (int)rw_set_up(open(o->device, O_RDONLY | O_CLOEXEC));
+	close(fd);
+	return user;
+}
+
+/* Say that the device has no cache (Documentation/ABI/stable/sysfs-block, write_cache). */
+static void without_cache(const char *name)
+{
+	char path[80];
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/queue/write_cache", name + strlen("/dev/"));
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, "write through", 13) != 13)
+		rw_skip("needs to write to %s: %s", path, strerror(errno));
+	close(fd);
+}
+
+int rw_own_mount(struct rw_own *o, const char *options)
+{
+	int user = loop_device(o), error;
+	char all[128];
+
+	if (o->through)
+		without_cache(o->device);
+	/* No thread of the kernel initialises tables behind the test's back. */
+	snprintf(all, sizeof(all), "%s%s%s", options ? options : "", options ? "," : "",
+		 strcmp(o->type, "ext4") ? "" : "noinit_itable");
+	rw_enter("mount");
+	error = mount(o->device, o->mnt, o->type, MS_NOATIME, all) ? errno : 0;
+	rw_returned();
+	close(user);
+	if (!error)
+		rw_device_own(o->mnt, !o->dies);
+	return error;
+}
+
+void rw_own_gone(const struct rw_own *o)
+{
+	uint64_t end = rw_until(20000);
+	char path[80];
+
+	snprintf(path, sizeof(path), "/sys/block/%s/loop/backing_file",
+		 o->device + strlen("/dev/"));
+	rw_enter("wait until the filesystem is unmounted");
+	while (!access(path, F_OK)) {
+		if (rw_now_ns() > end)
+			rw_fail("the filesystem on %s is still in use, though nobody is left to "
+				"use it",
+				o->device);
+		poll(NULL, 0, 1); /* rings let go of their files in a worker of the kernel */
+		rw_progress();
+	}
+	rw_returned();
+}
