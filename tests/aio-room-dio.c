@@ -2,11 +2,12 @@
 /*
  * The room of an AIO context: what io_submit(2) takes from it comes back, whatever becomes of it.
  *
- * Each request has a slot (aio_get_req()), which is given back when its event was taken out of the ring,
- * by io_getevents(2) or in memory, and at once when the request is refused. Events taken in memory are
- * seen no sooner than by the io_submit() that finds no slot (user_refill_reqs_available()). A slot
- * that is lost is an io_submit() that fails with EAGAIN and nothing in flight. A batch is submitted up
- * to the first request that is refused, and each of its events has its own result.
+ * Each request has a slot (aio_get_req()), which is given back when its event was taken out of the
+ * ring, by io_getevents(2) or in memory, and at once when the request is refused. Events taken in
+ * memory are seen no sooner than by the io_submit() that finds no slot
+ * (user_refill_reqs_available()). A slot that is lost is an io_submit() that fails with EAGAIN and
+ * nothing in flight. A batch is submitted up to the first request that is refused, and each of its
+ * events has its own result.
  */
 #include "ringwedge.h"
 
