@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Direct reads into buffers that the kernel selects (IORING_REGISTER_PBUF_RING).
+ * Direct reads into buffers that the kernel selects (IORING_REGISTER_PBUF_RING, or as before it
+ * IORING_OP_PROVIDE_BUFFERS).
  *
  * A read takes a buffer when it is issued first and keeps it however often it is issued again: what
  * is dirty in the page cache goes out in a worker of io-wq, after -EAGAIN. A read that takes another
@@ -17,8 +18,8 @@
 #define GROUP 7
 
 struct pool {
-	struct io_uring_buf_ring *ring;
-	char *memory; /* N buffers */
+	struct io_uring_buf_ring *ring; /* NULL: provided by requests */
+	char *memory;			/* N buffers */
 };
 
 static void *map(size_t size)
@@ -30,24 +31,47 @@ static void *map(size_t size)
 	return p;
 }
 
-static void give_all(const struct pool *pool)
+static void wait_for_one(struct rw_ring *ring, struct io_uring_cqe *copy)
 {
-	for (unsigned short i = 0; i < N; i++)
-		io_uring_buf_ring_add(pool->ring, pool->memory + i * CHUNK, CHUNK, i,
-				      io_uring_buf_ring_mask(N), i);
-	io_uring_buf_ring_advance(pool->ring, N);
+	struct io_uring_cqe *cqe;
+
+	rw_enter("io_uring_enter (wait for a completion)");
+	rw_eq(io_uring_wait_cqe(rw_uring(ring), &cqe), 0);
+	*copy = *cqe;
+	io_uring_cqe_seen(rw_uring(ring), cqe);
 }
 
-static struct pool make_pool(struct rw_ring *ring)
+static void give_all(struct rw_ring *ring, const struct pool *pool)
 {
-	struct pool pool = { map(4096), map(N * CHUNK) };
+	struct io_uring_cqe cqe;
+
+	for (unsigned short i = 0; pool->ring && i < N; i++)
+		io_uring_buf_ring_add(pool->ring, pool->memory + i * CHUNK, CHUNK, i,
+				      io_uring_buf_ring_mask(N), i);
+	if (pool->ring) {
+		io_uring_buf_ring_advance(pool->ring, N);
+		return;
+	}
+	io_uring_prep_provide_buffers(io_uring_get_sqe(rw_uring(ring)), pool->memory, CHUNK, N,
+				      GROUP, 0);
+	rw_ok(io_uring_submit(rw_uring(ring)) < 0 ? -1 : 0);
+	wait_for_one(ring, &cqe);
+	rw_eq(cqe.res < 0 ? cqe.res : 0, 0);
+}
+
+static struct pool make_pool(struct rw_ring *ring, bool requests)
+{
+	struct pool pool = { requests ? NULL : map(4096), map(N * CHUNK) };
 	struct io_uring_buf_reg reg = {
 		.ring_addr = (uintptr_t)pool.ring,
 		.ring_entries = N,
 		.bgid = GROUP,
 	};
-	int ret = io_uring_register_buf_ring(rw_uring(ring), &reg, 0);
+	int ret;
 
+	if (requests)
+		return pool;
+	ret = io_uring_register_buf_ring(rw_uring(ring), &reg, 0);
 	if (ret == -EINVAL)
 		rw_skip("needs IORING_REGISTER_PBUF_RING: %s", strerror(-ret));
 	rw_eq(ret, 0);
@@ -63,16 +87,6 @@ static void queue(struct rw_ring *ring, const struct rw_file *f, unsigned int i,
 	sqe->flags |= (__u8)(IOSQE_BUFFER_SELECT | (async ? IOSQE_ASYNC : 0));
 	sqe->buf_group = GROUP;
 	sqe->user_data = i;
-}
-
-static void wait_for_one(struct rw_ring *ring, struct io_uring_cqe *copy)
-{
-	struct io_uring_cqe *cqe;
-
-	rw_enter("io_uring_enter (wait for a completion)");
-	rw_eq(io_uring_wait_cqe(rw_uring(ring), &cqe), 0);
-	*copy = *cqe;
-	io_uring_cqe_seen(rw_uring(ring), cqe);
 }
 
 /* As many reads as there are buffers: each has its own. Then there is none. */
@@ -121,20 +135,22 @@ static void make_dirty(struct rw_file *f)
 static const struct pages {
 	const char *name;
 	bool dirty;
-} pages[] = { { "clean", false }, { "dirty", true } };
+	bool requests; /* that provide the buffers */
+} pages[] = { { "clean", false }, { "dirty", true }, { "dirty-requests", true, true } };
 
 static void run(const void *const *at)
 {
 	const struct rw_ring_kind *kind = at[1];
 	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
 	struct rw_ring *ring = rw_ring(kind, N);
-	struct pool pool = make_pool(ring);
+	const struct pages *p = at[0];
+	struct pool pool = make_pool(ring, p->requests);
 
 	for (int i = 0; i < 3; i++) {
-		if (((const struct pages *)at[0])->dirty)
+		if (p->dirty)
 			make_dirty(f);
 		memset(pool.memory, 0xee, N * CHUNK);
-		give_all(&pool);
+		give_all(ring, &pool);
 		read_all(ring, f, &pool, kind->async);
 	}
 	rw_ring_close(ring);
@@ -145,6 +161,8 @@ static bool has(const void *const *at)
 {
 	const struct rw_ring_kind *kind = at[1];
 
+	if (((const struct pages *)at[0])->requests && kind->setup == IORING_SETUP_COOP_TASKRUN)
+		return false;
 	return !kind->aio && !kind->fixed;
 }
 
