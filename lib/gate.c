@@ -135,24 +135,32 @@ bool rw_device_polls(void)
 	return rw_slurp(path, buf, sizeof(buf)) > 0 && buf[0] == '1';
 }
 
-/* "123 (kworker/u8:2+loop3) D ...": the driver's worker is at it ('-': has been). */
-static bool loop_worker_busy(const char *name)
+/* The driver's worker, "kworker/u8:2+loop3", while it is at it ('-': has been). 0: it is not. */
+static int loop_worker(const char *name)
 {
-	char path[64], buf[512], mark[80];
+	char path[64], buf[80];
 	struct dirent *e;
-	bool found = false;
 	DIR *d = opendir("/proc");
+	int pid = 0;
 
-	snprintf(mark, sizeof(mark), "+%s) ", name);
-	while (d && !found && (e = readdir(d))) {
-		snprintf(path, sizeof(path), "/proc/%.20s/stat", e->d_name);
+	while (d && !pid && (e = readdir(d))) {
+		snprintf(path, sizeof(path), "/proc/%.20s/comm", e->d_name);
 		if (e->d_name[0] >= '1' && e->d_name[0] <= '9' &&
-		    rw_slurp(path, buf, sizeof(buf)) > 0)
-			found = strstr(buf, mark) != NULL;
+		    rw_slurp(path, buf, sizeof(buf)) > 0 && strchr(buf, '+') &&
+		    !strcmp(strchr(buf, '+') + 1, name))
+			pid = atoi(e->d_name);
 	}
 	if (d)
 		closedir(d);
-	return found;
+	return pid;
+}
+
+bool rw_driver_at_gate(void)
+{
+	char path[64], buf[8192];
+
+	snprintf(path, sizeof(path), "/proc/%d/stack", loop_worker(device));
+	return rw_slurp(path, buf, sizeof(buf)) > 0 && strstr(buf, "percpu_rwsem_wait");
 }
 
 /* The counters leave out flushes (block/blk-flush.c), which take longest on a slow disk. */
@@ -160,8 +168,8 @@ bool rw_device_busy(void)
 {
 	return in_flight(device, NULL) > 0 || in_flight(outer, NULL) > 0 ||
 	       in_flight(rw_shared->own_device, NULL) > 0 ||
-	       (!strncmp(device, "loop", 4) && loop_worker_busy(device)) ||
-	       (!strncmp(outer, "loop", 4) && loop_worker_busy(outer));
+	       (!strncmp(device, "loop", 4) && loop_worker(device)) ||
+	       (!strncmp(outer, "loop", 4) && loop_worker(outer));
 }
 
 /* ---- the guardian -------------------------------------------------------- */

@@ -43,14 +43,16 @@ bool rw_has_gate(void)
 	return rw_gate_exists() && rw_direct();
 }
 
-static unsigned int device_holds(bool reads)
+enum counted { WRITES, READS, ALL };
+
+static unsigned int device_holds(enum counted which)
 {
 	unsigned int writes = 0;
 	int all = rw_device_in_flight(&writes);
 
 	if (all < 0)
 		rw_broken("no count of the I/O in flight at /dev/%s", rw_device_name());
-	return reads ? (unsigned int)all : writes;
+	return which == WRITES ? writes : (unsigned int)all - (which == READS ? writes : 0);
 }
 
 /* For how long have the variant's other tasks been asleep? ns */
@@ -63,7 +65,7 @@ static uint64_t others_quiet(struct rw_quiet *q)
 	return q->since ? rw_now_ns() - q->since : 0;
 }
 
-static unsigned int settle(unsigned int n, bool reads)
+static unsigned int settle(unsigned int n, enum counted which)
 {
 	struct rw_quiet q = { 0, 0 };
 	uint64_t end = rw_now_ns() + 2000 * RW_MS;
@@ -72,7 +74,7 @@ static unsigned int settle(unsigned int n, bool reads)
 
 	rw_progress();
 	do {
-		holds = device_holds(reads);
+		holds = device_holds(which);
 		/* Workers may still be on their way; asleep, they wait for what is held. */
 		quiet = others_quiet(&q);
 		sched_yield();
@@ -83,12 +85,29 @@ static unsigned int settle(unsigned int n, bool reads)
 
 unsigned int rw_in_flight(unsigned int n)
 {
-	return settle(n, false);
+	return settle(n, WRITES);
+}
+
+unsigned int rw_reads_in_flight(unsigned int n)
+{
+	return settle(n, READS);
+}
+
+bool rw_queue_held(void)
+{
+	uint64_t end = rw_now_ns() + 200 * RW_MS;
+
+	rw_progress();
+	do
+		if (rw_driver_at_gate())
+			return true;
+	while (rw_now_ns() < end);
+	return false;
 }
 
 unsigned int rw_unpolled(unsigned int n)
 {
-	return settle(n, true);
+	return settle(n, ALL);
 }
 
 void rw_done(void)
@@ -99,7 +118,7 @@ void rw_done(void)
 
 	rw_progress();
 	do {
-		idle = !device_holds(false);
+		idle = !device_holds(WRITES);
 		sched_yield();
 	} while ((others_quiet(&q) < 2 * RW_MS || !idle) && rw_now_ns() < end);
 }

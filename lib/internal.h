@@ -204,6 +204,8 @@ bool rw_gate_exists(void);
 void rw_thaw_left(void);
 /* Reads and writes in flight at the device that holds `dir`; -1 when it has no counter. */
 int rw_device_in_flight(unsigned int *writes);
+/* The driver of the loop device sleeps for the frozen filesystem that its file is on. */
+bool rw_driver_at_gate(void);
 /* Waits a task with such a stack for direct I/O, or for writers? */
 bool rw_in_drain(const char *stack);
 /* FAIL if the guardian had to open for a submission that may not sleep. */

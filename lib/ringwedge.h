@@ -384,6 +384,14 @@ bool rw_gate_is_shut(void);
  */
 unsigned int rw_in_flight(unsigned int n);
 /*
+ * Reads are held by the gate only behind a write: the driver (drivers/block/loop.c) takes what is
+ * queued in order, and sleeps over the first write. True when it does; then what is submitted from
+ * here on waits, too. A write that is in flight need not have come that far: false after 200 ms.
+ */
+bool rw_queue_held(void);
+/* As rw_in_flight(), of reads. */
+unsigned int rw_reads_in_flight(unsigned int n);
+/*
  * A device that polls ends a request of a ring with IORING_SETUP_IOPOLL only when somebody polls: it
  * is held without a gate. The same as rw_in_flight(), of reads and writes, with the gate open.
  */

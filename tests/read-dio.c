@@ -118,14 +118,13 @@ static void beside(struct reads *r, const struct op *op, const struct rw_who *wh
 		struct rw_file *other = rw_file("blocker", RW_WRITTEN, SIZE);
 		bool held;
 
-		/* The device serves its queue in order: reads behind a write that is held wait. */
 		rw_use(r->ring, other);
 		rw_gate_shut();
 		rw_write(r->ring, other, 0, 16 * RW_KIB, 0);
-		held = rw_in_flight(1) > 0;
+		held = rw_in_flight(1) > 0 && rw_queue_held();
 		submit(r, AT - READ / 2, READ);
 		/* Of one thread (SQPOLL) several reads may be one to the device. */
-		held &= rw_unpolled(1 + READS) > 1;
+		held &= rw_reads_in_flight(READS) > 0;
 		/* btrfs reads on from blocks that are taken out: they stay as they are for now. */
 		held &= rw_fs() != RW_BTRFS || op->mode == -1;
 		rw_held_by(who, call, &a, held);
