@@ -65,11 +65,27 @@ static uint64_t others_quiet(struct rw_quiet *q)
 	return q->since ? rw_now_ns() - q->since : 0;
 }
 
+/*
+ * Writers that sleep on their way down, for a lock or the journal: their writes are not in flight,
+ * and what is may be the journal's.
+ */
+static unsigned int stalled(void)
+{
+	static struct rw_task t[RW_MAX_TASKS];
+	unsigned int n = rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, RW_STACKS);
+	unsigned int found = 0;
+
+	for (unsigned int i = 0; i < n; i++)
+		found += t[i].tid != my_tid() && strstr(t[i].stack, "write_iter") &&
+			 !strstr(t[i].stack, "iomap_dio_rw");
+	return found;
+}
+
 static unsigned int settle(unsigned int n, enum counted which)
 {
 	struct rw_quiet q = { 0, 0 };
 	uint64_t end = rw_now_ns() + 2000 * RW_MS;
-	unsigned int holds;
+	unsigned int holds, asleep;
 	uint64_t quiet;
 
 	rw_progress();
@@ -79,6 +95,9 @@ static unsigned int settle(unsigned int n, enum counted which)
 		quiet = others_quiet(&q);
 		sched_yield();
 	} while (quiet < (holds >= n ? 1 : 20) * RW_MS && rw_now_ns() < end);
+	asleep = which == WRITES ? stalled() : 0;
+	if (asleep && holds + asleep > n)
+		holds = n > asleep ? n - asleep : 0;
 	atomic_fetch_add(holds ? &rw_shared->held : &rw_shared->not_held, 1);
 	return holds;
 }
