@@ -20,10 +20,14 @@
 #define PAGE (4 * RW_KIB)
 #define DEPTH 16
 
-/* What is polled for at a device that cannot is refused (since Linux 5.19). */
+/*
+ * What is polled for at a device that cannot is refused (since Linux 5.19). -EAGAIN: of a try that
+ * may not sleep, whose end came in a workqueue; nothing is issued again there (io_uring/rw.c,
+ * io_rw_should_reissue()).
+ */
 static bool refused(struct rw_file *f, const struct rw_io *io)
 {
-	if (io->res != -EOPNOTSUPP || rw_device_polls())
+	if ((io->res != -EOPNOTSUPP && io->res != -EAGAIN) || rw_device_polls())
 		return false;
 	if (!io->read)
 		rw_not_written(f, io);
