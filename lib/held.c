@@ -81,20 +81,45 @@ static unsigned int stalled(void)
 	return found;
 }
 
+/*
+ * A wake-up of a task on another CPU is an interrupt there (ttwu_queue_wakelist()): until it comes, the
+ * task looks asleep. A virtual CPU may not run for many milliseconds; it has seen what was sent to it
+ * before it runs this.
+ */
+static void visit_cpus(void)
+{
+	cpu_set_t all, one;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return;
+	for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&all) > 1; cpu++) {
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		if (CPU_ISSET(cpu, &all))
+			sched_setaffinity(0, sizeof(one), &one);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
 static unsigned int settle(unsigned int n, enum counted which)
 {
 	struct rw_quiet q = { 0, 0 };
 	uint64_t end = rw_now_ns() + 2000 * RW_MS;
 	unsigned int holds, asleep;
-	uint64_t quiet;
+	uint64_t quiet, since;
 
 	rw_progress();
 	do {
-		holds = device_holds(which);
-		/* Workers may still be on their way; asleep, they wait for what is held. */
-		quiet = others_quiet(&q);
-		sched_yield();
-	} while (quiet < (holds >= n ? 1 : 20) * RW_MS && rw_now_ns() < end);
+		do {
+			holds = device_holds(which);
+			/* Workers may still be on their way; asleep, they wait for what is held. */
+			quiet = others_quiet(&q);
+			sched_yield();
+		} while (quiet < (holds >= n ? 1 : 20) * RW_MS && rw_now_ns() < end);
+		since = q.since;
+		visit_cpus();
+		others_quiet(&q);
+	} while (q.since != since && rw_now_ns() < end);
 	asleep = which == WRITES ? stalled() : 0;
 	if (asleep && holds + asleep > n)
 		holds = n > asleep ? n - asleep : 0;
