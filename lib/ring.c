@@ -852,3 +852,8 @@ void rw_ring_close(struct rw_ring *r)
 	munmap(r->requests, r->depth * sizeof(*r->requests));
 	munmap(r, sizeof(*r));
 }
+
+bool rw_read_gave_up(const struct rw_io *io)
+{
+	return io->read && io->res == -EAGAIN && rw_fs() == RW_XFS;
+}

@@ -392,6 +392,11 @@ bool rw_queue_held(void);
 /* As rw_in_flight(), of reads. */
 unsigned int rw_reads_in_flight(unsigned int n);
 /*
+ * True for -EAGAIN of a read on xfs: a try that may not sleep, of which a part was in flight when the
+ * lock of the next extent was taken, ends so, and nobody tries again (docs/found/xfs-read-eagain.md).
+ */
+bool rw_read_gave_up(const struct rw_io *io);
+/*
  * A device that polls ends a request of a ring with IORING_SETUP_IOPOLL only when somebody polls: it
  * is held without a gate. The same as rw_in_flight(), of reads and writes, with the gate open.
  */

@@ -119,7 +119,7 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	if (obstacle->call)
 		rw_join(helper);
 	rw_reap(ring);
-	if (!aio)
+	if (!aio && !rw_read_gave_up(&read))
 		rw_eq(read.res, LEN);
 	if (nowait.res == -EAGAIN)
 		rw_not_written(f, &nowait);
