@@ -619,6 +619,11 @@ static void make(struct rw_file *f, size_t size)
 		rw_supported("fallocate",
 			     fallocate(f->fd, FALLOC_FL_KEEP_SIZE, (off_t)size, (off_t)size));
 		break;
+	case RW_SHRUNK:
+		write_range(f, 0, 2 * size, gen);
+		rw_set_up(ftruncate(f->fd, (off_t)size));
+		rw_set_up(syncfs(f->fd)); /* or they are busy yet */
+		break;
 	case RW_MIXED:
 	case RW_SHARED_MIXED:
 		for (size_t at = 0; at < size; at += 3 * TURN) {

@@ -129,6 +129,7 @@ enum rw_state {
 	RW_MIXED,	 /* by turns of 16 KiB written, unwritten and hole: a write meets several */
 	RW_SHARED_MIXED, /* the latter, then cloned: blocks to be shared no more beside others */
 	RW_PAST_EOF,	 /* written, with as many unwritten blocks again behind the end */
+	RW_SHRUNK,	 /* was twice as long: what blocks are given to it again hold is stale */
 };
 
 /*

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A direct write that crosses the end, or begins there, moves the end to its own, with its data.
+ *
+ * A write from unwritten blocks before the end to ones behind it has its extents to convert and its
+ * file to extend: who does but one of it when it ends (ext4_handle_inode_extension()) leaves zeros.
+ * With write(2) the position goes with it, be it at the end or, by O_APPEND, to be put there: iomap
+ * moves ki_pos when it has written (iomap_dio_complete()).
+ */
+#include "ringwedge.h"
+
+#define SIZE (256 * RW_KIB)
+#define LEN (32 * RW_KIB)
+
+static void across_the_end(const struct rw_ring_kind *kind)
+{
+	struct rw_ring *ring = rw_ring(kind, 1);
+	struct rw_file *f;
+
+	if (!rw_can_make(RW_UNWRITTEN))
+		rw_skip("needs fallocate");
+	f = rw_file("file", RW_UNWRITTEN, SIZE);
+	rw_use(ring, f);
+	rw_only_grows(ring);
+	rw_set_up(fallocate(f->fd, FALLOC_FL_KEEP_SIZE, SIZE, SIZE));
+	rw_write(ring, f, SIZE - LEN / 2, LEN, 0);
+	rw_reap(ring);
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	rw_verify(f);
+	rw_ring_close(ring);
+}
+
+/* By write(2), each where the last one ended, and with O_APPEND. */
+static void by_position(const struct rw_ring_kind *kind)
+{
+	struct rw_file *f = rw_file("file", RW_SHRUNK, SIZE);
+	char *buf = aligned_alloc(4096, LEN);
+
+	(void)kind;
+	if (!buf)
+		rw_broken("out of memory");
+	rw_set_up(lseek(f->fd, SIZE, SEEK_SET));
+	for (int i = 0; i < 4; i++) {
+		const off_t off = SIZE + i * LEN;
+
+		if (i == 2)
+			rw_set_up(fcntl(f->fd, F_SETFL, O_DIRECT | O_APPEND));
+		rw_fill(f, buf, off, LEN, rw_promise(f, off, LEN));
+		rw_eq(rw_ok(write(f->fd, buf, LEN)), LEN);
+		rw_eq(rw_ok(lseek(f->fd, 0, SEEK_CUR)), off + LEN);
+	}
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	rw_verify(f);
+	free(buf);
+}
+
+static const struct scene {
+	const char *name;
+	void (*play)(const struct rw_ring_kind *kind);
+} scenes[] = { { "across-the-end", across_the_end }, { "by-position", by_position } };
+
+static void run(const void *const *at)
+{
+	const struct scene *scene = at[0];
+
+	scene->play(at[1]);
+}
+
+static bool has(const void *const *at)
+{
+	const struct scene *scene = at[0];
+
+	return scene->play != by_position || at[1] == &rw_ring_kinds[0];
+}
+
+static const char *const groups[] = { "append", NULL };
+
+const struct rw_test rw_test = {
+	.name = "append-end-dio",
+	.summary = "direct writes move the end of a file, and its position, to where they end",
+	.groups = groups,
+	.axes = { RW_AXIS(scenes), RW_AXIS(rw_ring_kinds) },
+	.has = has,
+	.run = run,
+};
