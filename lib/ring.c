@@ -564,6 +564,14 @@ void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off
 	submit(r, "io_uring_enter (submit a fallocate)", 0);
 }
 
+void rw_ring_ftruncate(struct rw_ring *r, struct rw_file *f, off_t size, bool must_wait)
+{
+	const struct io_uring_sqe sqe = { .opcode = RW_OP_FTRUNCATE, .off = (uint64_t)size };
+
+	rw_queue(r, &sqe, &(struct rw_op){ "ftruncate", f, 0, must_wait });
+	submit(r, "io_uring_enter (submit an ftruncate)", 0);
+}
+
 void rw_ring_fsync(struct rw_ring *r, struct rw_file *f, bool data_only)
 {
 	const struct rw_op op = { data_only ? "fdatasync" : "fsync", f, 0 };

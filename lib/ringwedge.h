@@ -285,6 +285,9 @@ void rw_write_from(struct rw_ring *ring, struct rw_file *f, off_t off, size_t le
  */
 void rw_ring_fallocate(struct rw_ring *ring, struct rw_file *f, int mode, off_t off, off_t len,
 		       bool must_wait);
+/* The same of ftruncate(2), where rw_has_opcode(ring, RW_OP_FTRUNCATE). */
+#define RW_OP_FTRUNCATE 55 /* IORING_OP_FTRUNCATE, Linux 6.9 */
+void rw_ring_ftruncate(struct rw_ring *ring, struct rw_file *f, off_t size, bool must_wait);
 /* Submit fsync(2), or fdatasync(2); it must end with res == 0. */
 void rw_ring_fsync(struct rw_ring *ring, struct rw_file *f, bool data_only);
 /* aio: try to cancel (io_cancel(2)) what is in flight, which cannot be done to writes. */

@@ -17,8 +17,6 @@
 #define LEN (64 * RW_KIB)
 #define SMALL (128 * RW_KIB)
 
-#define OP_FTRUNCATE 55 /* IORING_OP_FTRUNCATE, Linux 6.9 */
-
 struct chain {
 	struct rw_ring *ring;
 	struct rw_file *file;
@@ -55,9 +53,9 @@ static void punch(const struct chain *c)
 
 static void truncate_in_ring(const struct chain *c)
 {
-	struct io_uring_sqe sqe = { .opcode = OP_FTRUNCATE, .off = SMALL };
+	struct io_uring_sqe sqe = { .opcode = RW_OP_FTRUNCATE, .off = SMALL };
 
-	if (!rw_has_opcode(c->ring, OP_FTRUNCATE))
+	if (!rw_has_opcode(c->ring, RW_OP_FTRUNCATE))
 		rw_skip("needs IORING_OP_FTRUNCATE");
 	queue_writes(c, c->link);
 	queue(c, &sqe, c->link & IOSQE_IO_DRAIN, (struct rw_op){ "ftruncate", .must_wait = true });
