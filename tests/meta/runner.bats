@@ -314,6 +314,21 @@ scratch_is_clean() {
 		"$RESULTS-killed/results.json") == "did not end" ]]
 }
 
+@test "a kernel that becomes tainted fails the run, but not that below a guest" {
+	local journal=$RESULTS/journal.jsonl
+
+	in_directory verdicts --variant pass
+	[[ $status == 0 ]]
+	jq -c 'if .event == "run-end" then .taint += 512 else . end' "$journal" > "$journal.new"
+	mv "$journal.new" "$journal"
+	run "$BUILD/runner/report" "$RESULTS"
+	[[ $status == 1 && $output == *"the kernel became tainted during the run"* ]]
+	jq -c 'if .event == "run-start" then .vm_kernel = "bzImage" else . end' "$journal" > "$journal.new"
+	mv "$journal.new" "$journal"
+	run "$BUILD/runner/report" "$RESULTS"
+	[[ $status == 0 && $output != *tainted* ]]
+}
+
 @test "--clean has nothing to say when there is nothing to do" {
 	need_root
 	run "$TOP/runtests.sh" --scratch "$SCRATCH" --clean
