@@ -112,6 +112,7 @@ static bool has(const void *const *at)
 }
 
 static const char *const guards[] = {
+	"7d9b474ee4cc iomap: make zero range flush conditional on unwritten mappings",
 	"40c63fbc55a9 xfs: direct IO EOF zeroing needs to drain AIO",
 	NULL,
 };
