@@ -368,6 +368,26 @@ void rw_use_memory(void);
 /* For what there is no call for. */
 struct io_uring *rw_uring(struct rw_ring *ring);
 
+/* What a request for a direct write may look like, where it must not make a difference (shape.c). */
+struct rw_shape {
+	const char *name;
+	const struct rw_ring_kind *kind; /* the ring that it takes */
+	off_t off;
+	size_t len;		    /* 0: a sector, the second of its block */
+	size_t piece;		    /* of a vector: sectors at least; 0: without a vector */
+	int rwf;		    /* RWF_* flags */
+	unsigned int before, flags; /* IOSQE_*: of a nop before it, and of the write itself */
+	bool position;		    /* at the file's own */
+	bool extents;		    /* it goes to two of them */
+};
+extern const struct rw_shape rw_shapes[14];
+#define RW_SHAPE_SIZE (512 * RW_KIB)
+/* The file for it. Its last 192 KiB are left as they are, and what an append writes is behind them. */
+struct rw_file *rw_shape_file(struct rw_ring *ring, const struct rw_shape *shape);
+/* Two requests at most. `sector`: rw_sector_size(), which tries, and not behind the gate. */
+void rw_write_shaped(struct rw_ring *ring, struct rw_file *f, const struct rw_shape *shape,
+		     size_t sector);
+
 /* ---- the gate ------------------------------------------------------------ */
 
 /*
