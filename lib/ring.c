@@ -841,6 +841,17 @@ void rw_reap_either(struct rw_ring *r, struct rw_file *f, struct rw_change c)
 	rw_settle(f, after);
 }
 
+void rw_check_read(const struct rw_io *io, off_t size)
+{
+	off_t left = size < io->off ? 0 : size - io->off;
+	long want = left < (off_t)io->len ? left : (long)io->len;
+	bool gave_up = io->res == -EAGAIN && rw_fs() == RW_XFS;
+
+	if (io->res != want && !gave_up)
+		rw_fail("read of %zu bytes at %lld of a file of %lld: res %ld, expected %ld",
+			io->len, (long long)io->off, (long long)size, io->res, want);
+}
+
 unsigned int rw_unreaped(const struct rw_ring *r)
 {
 	return r->busy;
@@ -859,9 +870,4 @@ void rw_ring_close(struct rw_ring *r)
 	munmap(r->arena, r->depth * RW_MAX_WRITE);
 	munmap(r->requests, r->depth * sizeof(*r->requests));
 	munmap(r, sizeof(*r));
-}
-
-bool rw_read_gave_up(const struct rw_io *io)
-{
-	return io->read && io->res == -EAGAIN && rw_fs() == RW_XFS;
 }

@@ -333,6 +333,12 @@ void rw_submit(struct rw_ring *ring, struct rw_file *f, struct rw_io *io);
 void rw_ended(struct rw_file *f, const struct rw_io *io);
 /* The write was refused, or failed before its first byte: nothing of it may be there. */
 void rw_not_written(struct rw_file *f, const struct rw_io *io);
+/*
+ * The read must have ended where it should, or where the file does, if that has `size` bytes. On xfs it
+ * may have given up: a try that may not sleep, of which a part was in flight when the lock of the next
+ * extent was taken, ends with -EAGAIN, and nobody tries again (docs/found/xfs-read-eagain.md).
+ */
+void rw_check_read(const struct rw_io *io, off_t size);
 /* Wait for everything submitted; each result must be the exact one. */
 void rw_reap(struct rw_ring *ring);
 /* Wait in one call for `n` completions, at most `s` seconds (0: for ever), and reap what is there. */
@@ -415,11 +421,6 @@ unsigned int rw_in_flight(unsigned int n);
 bool rw_queue_held(void);
 /* As rw_in_flight(), of reads. */
 unsigned int rw_reads_in_flight(unsigned int n);
-/*
- * True for -EAGAIN of a read on xfs: a try that may not sleep, of which a part was in flight when the
- * lock of the next extent was taken, ends so, and nobody tries again (docs/found/xfs-read-eagain.md).
- */
-bool rw_read_gave_up(const struct rw_io *io);
 /*
  * A device that polls ends a request of a ring with IORING_SETUP_IOPOLL only when somebody polls: it
  * is held without a gate. The same as rw_in_flight(), of reads and writes, with the gate open.

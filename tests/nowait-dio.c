@@ -119,8 +119,8 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	if (obstacle->call)
 		rw_join(helper);
 	rw_reap(ring);
-	if (!aio && !rw_read_gave_up(&read))
-		rw_eq(read.res, LEN);
+	if (!aio)
+		rw_check_read(&read, SIZE);
 	if (nowait.res == -EAGAIN)
 		rw_not_written(f, &nowait);
 	else
