@@ -501,10 +501,18 @@ void rw_occupy_worker(struct rw_ring *ring, struct rw_file *f)
 
 /* ---- and when all is over -------------------------------------------------- */
 
-#define MORE (64 * RW_KIB)
+static void resize(struct rw_file *f, off_t size)
+{
+	rw_ok(ftruncate(f->fd, size));
+	rw_then(f, (struct rw_change){ RW_RESIZE, size });
+	rw_verify(f);
+}
 
 void rw_let_go(struct rw_file *f)
 {
+	const off_t more = 64 * RW_KIB;
+	const size_t sector = rw_sector_size();
+	struct rw_io unaligned = { .len = sector };
 	struct stat st;
 	off_t half;
 
@@ -514,16 +522,22 @@ void rw_let_go(struct rw_file *f)
 		rw_thaw();
 	}
 	rw_set_up(fstat(f->fd, &st));
-	half = st.st_size / 2;
-	rw_ok(ftruncate(f->fd, half));
-	rw_then(f, (struct rw_change){ RW_RESIZE, half });
-	rw_ok(fallocate(f->fd, 0, half, MORE));
-	rw_then(f, (struct rw_change){ RW_GROW, half, MORE });
+	half = st.st_size / 2 / 4096 * 4096;
+	resize(f, 2 * st.st_size);
+	resize(f, half);
+	if (rw_can_make(RW_UNWRITTEN)) {
+		rw_ok(fallocate(f->fd, 0, half, more));
+		rw_then(f, (struct rw_change){ RW_GROW, half, more });
+	}
+	unaligned.off = half + (off_t)sector;
+	rw_submit(NULL, f, &unaligned);
+	rw_eq(unaligned.res, (long)sector);
+	rw_ended(f, &unaligned);
 	if (rw_can_make(RW_SHARED)) {
 		struct rw_file *clone = rw_file("clone", RW_HOLE, 0);
 
 		rw_ok(ioctl(clone->fd, FICLONE, f->fd));
-		rw_then(clone, (struct rw_change){ RW_COPY, 0, half + MORE, f, 0 });
+		rw_then(clone, (struct rw_change){ RW_COPY, 0, half + more, f, 0 });
 		rw_verify(clone);
 	}
 	rw_verify(f);

@@ -34,6 +34,15 @@ const struct rw_ring_kind rw_ring_kinds[7] = {
 	{ .name = "aio", .aio = true },
 };
 
+static const struct rw_ring_kind sync_kind = { .name = "sync", .sync = true };
+
+const struct rw_way rw_ways[8] = {
+	{ "plain", &rw_ring_kinds[0] },		{ "coop-taskrun", &rw_ring_kinds[1] },
+	{ "defer-taskrun", &rw_ring_kinds[2] }, { "sqpoll", &rw_ring_kinds[3] },
+	{ "async", &rw_ring_kinds[4] },		{ "fixed", &rw_ring_kinds[5] },
+	{ "aio", &rw_ring_kinds[6] },		{ "sync", &sync_kind },
+};
+
 const struct rw_ring_kind rw_two_kinds[2] = {
 	{ .name = "plain" },
 	{ .name = "aio", .aio = true },
@@ -185,7 +194,7 @@ static struct rw_ring *make_ring(const struct rw_ring_kind *kind, struct rw_ring
 		ret = io_setup((int)depth, &r->aio);
 		if (ret < 0)
 			rw_skip("needs Linux AIO (io_setup): %s", strerror(-ret));
-	} else {
+	} else if (!kind->sync) {
 		set_up_uring(r);
 	}
 	if (kind->eventfd)
@@ -448,8 +457,27 @@ static struct request *take_write(struct rw_ring *r, struct rw_file *f, off_t of
 	return q;
 }
 
+static void finish(struct rw_ring *r, struct request *q, long res);
+
+static void do_at_once(struct rw_ring *r, struct request *q, int rwf)
+{
+	bool read = q->io && q->io->read;
+	const struct iovec iov = { q->data, q->len };
+	ssize_t n;
+
+	rw_enter(read ? "preadv2" : "pwritev2");
+	n = (read ? preadv2 : pwritev2)(q->op.file->fd, &iov, 1, q->off, rwf);
+	n = n < 0 ? -errno : n;
+	rw_returned();
+	finish(r, q, n);
+}
+
 static void submit_rw(struct rw_ring *r, struct request *q, int rwf)
 {
+	if (r->kind->sync) {
+		do_at_once(r, q, rwf);
+		return;
+	}
 	if (r->kind->aio) {
 		bool read = q->io && q->io->read;
 
@@ -523,35 +551,18 @@ static void io_done(struct rw_file *f, struct rw_io *io, char *buf, long res)
 	io->done = true;
 }
 
-static void io_at_once(struct rw_file *f, struct rw_io *io)
-{
-	char *buf = memory(NULL, RW_MAX_WRITE, MAP_PRIVATE);
-	const struct iovec iov = { buf, io->len };
-	ssize_t n;
-
-	io_prepare(f, io, buf);
-	rw_enter(io->read ? "preadv2" : "pwritev2");
-	n = (io->read ? preadv2 : pwritev2)(f->fd, &iov, 1, io->off, io->rwf);
-	n = n < 0 ? -errno : n;
-	rw_returned();
-	io_done(f, io, buf, n);
-	munmap(buf, RW_MAX_WRITE);
-}
-
 void rw_submit(struct rw_ring *r, struct rw_file *f, struct rw_io *io)
 {
-	struct request *q;
+	struct rw_ring *own = r ? NULL : (r = rw_ring(&sync_kind, 1));
+	struct request *q = take(r, &(struct rw_op){ io->read ? "read" : "write", f, RW_ANY });
 
-	if (!r) {
-		io_at_once(f, io);
-		return;
-	}
-	q = take(r, &(struct rw_op){ io->read ? "read" : "write", f, RW_ANY });
 	q->io = io;
 	q->off = io->off;
 	q->len = io->len;
 	io_prepare(f, io, q->buf);
 	submit_rw(r, q, io->rwf);
+	if (own)
+		rw_ring_close(own);
 }
 
 void rw_ring_fallocate(struct rw_ring *r, struct rw_file *f, int mode, off_t off, off_t len,
@@ -841,13 +852,17 @@ void rw_reap_either(struct rw_ring *r, struct rw_file *f, struct rw_change c)
 	rw_settle(f, after);
 }
 
+bool rw_gave_up(const struct rw_io *io)
+{
+	return io->res == -EAGAIN && rw_fs() == RW_XFS;
+}
+
 void rw_check_read(const struct rw_io *io, off_t size)
 {
 	off_t left = size < io->off ? 0 : size - io->off;
 	long want = left < (off_t)io->len ? left : (long)io->len;
-	bool gave_up = io->res == -EAGAIN && rw_fs() == RW_XFS;
 
-	if (io->res != want && !gave_up)
+	if (io->res != want && !rw_gave_up(io))
 		rw_fail("read of %zu bytes at %lld of a file of %lld: res %ld, expected %ld",
 			io->len, (long long)io->off, (long long)size, io->res, want);
 }
@@ -862,7 +877,7 @@ void rw_ring_close(struct rw_ring *r)
 	rw_enter("close the ring");
 	if (r->kind->aio)
 		io_destroy(r->aio);
-	else
+	else if (!r->kind->sync)
 		io_uring_queue_exit(&r->uring);
 	if (r->kind->eventfd)
 		close(r->eventfd);

@@ -225,9 +225,9 @@ void rw_layout(const struct rw_file *f, off_t off, off_t len, enum rw_layout mus
  */
 void rw_sole(struct rw_file *f);
 /*
- * Nothing that direct writes to `f` held is left: its contents are right, what others may do with it
- * and its filesystem works (freeze, truncate, fallocate, clone), and nobody has it open. Only its first half
- * stays as it was.
+ * Nothing that direct writes to `f` held is left: its contents are right, and there is nothing behind its
+ * end; what others may do with it and its filesystem works (freeze, truncate, fallocate, unaligned write,
+ * clone); and nobody has it open. Only its first half stays as it was.
  */
 void rw_let_go(struct rw_file *f);
 
@@ -240,6 +240,7 @@ struct rw_ring_kind {
 	bool fixed;	    /* registered files and buffers */
 	bool by_fd;	    /* registered buffers only: the file by its descriptor */
 	bool aio;	    /* io_submit(2) instead of io_uring */
+	bool sync;	    /* pwritev2(2) and preadv2(2): all is done at once */
 	bool poll;	    /* aio: looks at the events in memory, never enters the kernel */
 	bool eventfd;	    /* told by eventfd(2) */
 	bool overflows;	    /* room for one entry: completions overflow (IORING_FEAT_NODROP) */
@@ -249,6 +250,12 @@ extern const struct rw_ring_kind rw_ring_kinds[7];
 extern const struct rw_ring_kind rw_two_kinds[2];
 extern const struct rw_ring_kind rw_aio_kinds[3];    /* by the ways to learn of an event */
 extern const struct rw_ring_kind rw_iopoll_kinds[6]; /* IORING_SETUP_IOPOLL: the owner polls */
+/* Every way of direct I/O: those of rw_ring_kinds, and "sync". */
+struct rw_way {
+	const char *name;
+	const struct rw_ring_kind *kind;
+};
+extern const struct rw_way rw_ways[8];
 
 /* The ways of direct writes: what they are written to, how, and whether the file grows by them. */
 struct rw_write_kind {
@@ -334,10 +341,11 @@ void rw_ended(struct rw_file *f, const struct rw_io *io);
 /* The write was refused, or failed before its first byte: nothing of it may be there. */
 void rw_not_written(struct rw_file *f, const struct rw_io *io);
 /*
- * The read must have ended where it should, or where the file does, if that has `size` bytes. On xfs it
- * may have given up: a try that may not sleep, of which a part was in flight when the lock of the next
- * extent was taken, ends with -EAGAIN, and nobody tries again (docs/found/xfs-read-eagain.md).
+ * True for -EAGAIN on xfs: a try that may not sleep, of which a part was in flight when the lock for the
+ * next one was taken, ends so, and nobody tries again (docs/found/xfs-read-eagain.md).
  */
+bool rw_gave_up(const struct rw_io *io);
+/* The read must have ended where it should, or where a file of `size` bytes does, or have given up. */
 void rw_check_read(const struct rw_io *io, off_t size);
 /* Wait for everything submitted; each result must be the exact one. */
 void rw_reap(struct rw_ring *ring);
