@@ -90,6 +90,7 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	/* btrfs waits for the writes to the range of a punch alone. */
 	bool drain = obstacle->drain && (rw_fs() != RW_BTRFS || obstacle->call != punch);
 	struct rw_helper helper;
+	bool locked = false;
 
 	rw_use(ring, f);
 	rw_gate_shut();
@@ -103,7 +104,7 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	if (obstacle->call)
 		helper = rw_start(obstacle->call, f);
 	if (drain)
-		rw_in_drain_now(helper.pid);
+		locked = rw_in_drain_now(helper.pid);
 	else if (obstacle->call)
 		rw_in_flight(2);
 	/* libaio has no such promise without the flag. */
@@ -113,7 +114,7 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	}
 	rw_submit(ring, f, &nowait);
 	rw_submitted();
-	if (obstacle->drain && rw_fs() & (RW_XFS | RW_EXT4))
+	if (locked && rw_fs() & (RW_XFS | RW_EXT4))
 		check_locked_out(ring, &nowait);
 	rw_gate_open();
 	if (obstacle->call)
