@@ -5,8 +5,8 @@
  * inode_dio_wait(), and freeze_super() for its writers, sleep without interruption, because their
  * callers cannot go back. Were a signal, a stop, a tracer or the task_work of another completion
  * to end the sleep, the call would change extents under the write, or return -EINTR or an internal
- * -ERESTART* half way. It must sleep on, take effect once and whole, and return 0; then comes the
- * signal's turn.
+ * -ERESTART* half way; and a synchronous write would return, and free what its completion uses
+ * (iomap_dio_rw()). It must sleep on, take effect once and whole; then comes the signal's turn.
  */
 #include "ringwedge.h"
 
@@ -26,6 +26,7 @@ struct arg {
 	struct rw_file *file, *copy;
 	void (*call)(const struct arg *a);
 	bool timer;
+	void *buf;
 };
 
 static void punch(const struct arg *a)
@@ -49,6 +50,12 @@ static void freeze(const struct arg *a)
 	rw_freeze();
 }
 
+/* What it waits for is its own. */
+static void write_itself(const struct arg *a)
+{
+	rw_eq(rw_ok(pwrite(a->file->fd, a->buf, LEN, LEN)), LEN);
+}
+
 static const struct op {
 	const char *name;
 	void (*call)(const struct arg *a);
@@ -59,6 +66,7 @@ static const struct op {
 	{ "truncate", truncation, { RW_RESIZE, LEN } },
 	{ "clone", reflink, { RW_KEEP }, .clones = true },
 	{ "freeze", freeze, { RW_KEEP } },
+	{ "write", write_itself, { RW_KEEP } },
 };
 
 /* Not announced to the watchdog, as rw_set_up() would: it is to name the call that sleeps. */
@@ -185,6 +193,38 @@ static void one(struct rw_ring *ring, const struct op *op, const struct rw_strik
 		close(fd);
 }
 
+static void call_must_wait(const void *p)
+{
+	rw_must_wait(call, p);
+}
+
+/* By a task that does without a ring. */
+static void synchronous(const struct op *op, const struct rw_strike *strike)
+{
+	static char buf[LEN] __attribute__((aligned(4096)));
+	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
+	const struct arg a = { f, NULL, op->call, strike->hit == ticks, buf };
+	struct rw_helper h;
+	bool held;
+
+	rw_fill(f, buf, LEN, LEN, rw_promise(f, LEN, LEN));
+	rw_set_up(syncfs(f->fd)); /* a commit behind the gate would hold the write back */
+	rw_gate_shut();
+	h = rw_start(call_must_wait, &a);
+	held = rw_in_flight(1); /* btrfs may write it through the page cache, and waits for that */
+	if (held) {
+		strike->hit(h.pid, -1);
+		rw_submitted();
+		h.sig = strike->dies_of;
+	}
+	rw_gate_open();
+	if (held && strike->after)
+		strike->after(h.pid);
+	rw_join(h);
+	rw_then(f, op->change);
+	rw_verify(f);
+}
+
 static void run(const void *const *at)
 {
 	const struct op *op = at[0];
@@ -199,6 +239,10 @@ static void run(const void *const *at)
 		rw_skip("needs reflink");
 	rw_set_up(sigaction(SIGUSR1, &sa, NULL));
 	rw_set_up(sigaction(SIGALRM, &sa, NULL));
+	if (op->call == write_itself) {
+		synchronous(op, strike);
+		return;
+	}
 	for (size_t i = 0; i < kinds; i++) {
 		struct rw_ring *ring = rw_ring(&rw_ring_kinds[i], 4);
 
@@ -209,9 +253,12 @@ static void run(const void *const *at)
 
 static bool has(const void *const *at)
 {
+	const struct op *op = at[0];
 	const struct rw_strike *strike = at[1];
 	const struct rw_who *who = at[2];
 
+	if (op->call == write_itself && !who->other)
+		return false;
 	/* The owner's death is for ring-exit-dio; its task_work is nothing to another task. */
 	return who->other ? strike->hit != event : !strike->dies_of;
 }
