@@ -12,6 +12,7 @@
 #define SIZE (512 * RW_KIB)
 #define SMALL (128 * RW_KIB)
 #define LARGE (768 * RW_KIB)
+#define LAST (SIZE - 1000)
 #define ALL (RW_XFS | RW_EXT4 | RW_BTRFS | RW_F2FS)
 
 static const struct op {
@@ -29,6 +30,7 @@ static const struct op {
 	{ "zero-and-back", 0, SIZE, .waits = ALL },
 	{ "open-trunc", 0, .open = true, .waits = ALL },
 	{ "sub-block-and-back", SMALL + 1000, SIZE, .waits = ALL },
+	{ "within-last-block", LAST, SIZE, .waits = ALL }, /* which stays */
 };
 
 struct arg {
@@ -96,7 +98,7 @@ static void held(struct rw_ring *ring, const struct op *op, const struct rw_who 
 	/* Of a write to several extents only a part may be in flight. */
 	if (in_flight == n && kind->state != RW_MIXED) {
 		rw_then(f, (struct rw_change){ RW_RESIZE, op->to });
-		if (op->to < SIZE)
+		if (op->to < LAST)
 			rw_layout(f, SIZE - 64 * RW_KIB, 128 * RW_KIB, RW_UNMAPPED);
 	} else {
 		rw_race(f, (struct rw_change){ RW_RESIZE, op->to });
