@@ -40,6 +40,7 @@ static const struct to {
 	off_t off;
 	bool again; /* over a write that was not synchronous, and left work to do */
 	bool tail;  /* fills up the last block, of which the file had a sector */
+	bool ahead; /* before the end that the page cache has, and behind that of the inode on disk */
 } tos[] = {
 	{ RW_WRITTEN, AT },
 	{ RW_UNWRITTEN, AT },
@@ -51,6 +52,7 @@ static const struct to {
 	{ RW_PAST_EOF, SIZE },
 	{ RW_UNWRITTEN, AT, .again = true },
 	{ RW_WRITTEN, SIZE, .tail = true },
+	{ RW_WRITTEN, SIZE + AT, .ahead = true },
 };
 
 /* Lose all that is not on stable storage, and come back. */
@@ -77,6 +79,15 @@ static struct rw_file *make(const struct to *to)
 	const size_t block = rw_block_size(), sector = rw_sector_size();
 
 	return rw_file("file", to->state, to->tail ? SIZE - block + sector : SIZE);
+}
+
+/* Not synced: after a loss of power it may be there, or not. */
+static void write_ahead(const struct rw_file *f)
+{
+	int fd = (int)rw_set_up(open(rw_path(f), O_WRONLY | O_CLOEXEC));
+
+	rw_set_up(pwrite(fd, "", 1, 4 * SIZE));
+	close(fd);
 }
 
 static void write_one(struct rw_ring *ring, struct rw_file *f, const struct to *to, int rwf)
@@ -110,6 +121,8 @@ static void run(const void *const *at)
 				open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC | how->open));
 		}
 		rw_use(ring, f);
+		if (tos[i].ahead)
+			write_ahead(f);
 		if (tos[i].again)
 			write_one(ring, f, &tos[i], 0);
 		write_one(ring, f, &tos[i], how->rwf);
@@ -120,6 +133,8 @@ static void run(const void *const *at)
 			rw_ok(syncfs(f->fd));
 		rw_ring_close(ring);
 		lose_power(&own, f);
+		if (tos[i].ahead)
+			rw_ok(ftruncate(f->fd, tos[i].off + LEN));
 		rw_then(f, (struct rw_change){ RW_KEEP });
 		rw_verify(f);
 	}
