@@ -24,7 +24,7 @@ struct chain {
 	bool held;	   /* by the gate, until all is asleep */
 };
 
-static struct __kernel_timespec hour = { .tv_sec = 3600 };
+static struct __kernel_timespec hour = { .tv_sec = 3600 }, soon = { .tv_nsec = 1000000 };
 
 static void queue(const struct chain *c, struct io_uring_sqe *sqe, unsigned int flags,
 		  struct rw_op op)
@@ -85,6 +85,17 @@ static void timeout(const struct chain *c)
 		 &(struct rw_op){ "link timeout", NULL, -ECANCELED, .any_order = true });
 }
 
+/* It fires: with the write at the device, or not yet begun, which is cancelled then. */
+static void short_timeout(const struct chain *c)
+{
+	struct io_uring_sqe sqe = { 0 };
+
+	io_uring_prep_link_timeout(&sqe, &soon, 0);
+	queue_writes(c, IOSQE_IO_LINK);
+	rw_may_cancel(c->ring);
+	rw_queue(c->ring, &sqe, &(struct rw_op){ "link timeout", NULL, RW_ANY, .any_order = true });
+}
+
 /* What the device has cannot be cancelled; what is queued behind it may be, wholly. */
 static void cancel(const struct chain *c)
 {
@@ -106,6 +117,7 @@ static const struct op {
 	{ "ftruncate", truncate_in_ring, { RW_RESIZE, SMALL } },
 	{ "sync-allocate", sync_and_allocate, { RW_GROW, SIZE, LEN }, true },
 	{ "link-timeout", timeout },
+	{ "link-timeout-fires", short_timeout },
 	{ "cancel", cancel },
 };
 
@@ -160,11 +172,13 @@ static void step(struct rw_ring *ring, const struct op *op, const struct link *l
 		rw_held_by(&rw_whos[0], submit_and_wait, &a, false);
 	else
 		submit_and_wait(&a);
-	if (op->queue == cancel)
+	if (op->queue == cancel || op->queue == short_timeout)
 		rw_race_cancelled(f, op->change);
 	else
 		(link->flags ? rw_then : rw_race)(f, op->change);
 	rw_verify(f);
+	if (op->queue == short_timeout)
+		rw_sole(f); /* not even a request that the timeout held on to */
 }
 
 static bool plain_or_deferred(const struct rw_ring_kind *kind)
@@ -196,7 +210,7 @@ static bool has(const void *const *at)
 	const struct link *link = at[1];
 	const struct rw_ring_kind *kind = at[2];
 
-	if (op->queue == timeout || op->queue == cancel)
+	if (op->queue == timeout || op->queue == short_timeout || op->queue == cancel)
 		return !link->flags && plain_or_deferred(kind);
 	if (kind->async) /* all of a chain but the first is in io-wq anyhow */
 		return !link->flags;
