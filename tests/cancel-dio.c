@@ -15,7 +15,8 @@
 #define SIZE (256 * RW_KIB)
 #define LEN (8 * RW_KIB)
 #define N 6
-#define SOME INT_MAX /* one or more, as the kernel counts */
+#define SOME INT_MAX	    /* one or more, as the kernel counts */
+#define CANCEL_OP (1U << 5) /* IORING_ASYNC_CANCEL_OP, Linux 6.6 */
 /* user_data: writes have their index */
 #define CANCEL N
 #define BLOCKED (N + 1) /* in a worker, and the next one */
@@ -26,7 +27,7 @@ static struct rw_file *file_of(struct rw_file *const *files, int i)
 	return files[i % 2];
 }
 
-/* Each names what it cancels: writes by number, by file, all; one that is not there; what runs. */
+/* Each names what it cancels: writes by number, by file, by kind; one that is not there; what runs. */
 static const struct target {
 	const char *name;
 	uint64_t user_data;
@@ -39,6 +40,10 @@ static const struct target {
 	{ "last", N - 1, 0, 1U << (N - 1), 0 },
 	{ "file", 0, IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ALL, 0x2a, SOME },
 	{ "one-of-file", 0, IORING_ASYNC_CANCEL_FD, 1U << 1, 0 },
+	{ "registered-file", 0,
+	  IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_FD_FIXED | IORING_ASYNC_CANCEL_ALL, 0x2a,
+	  SOME },
+	{ "opcode", 0, CANCEL_OP | IORING_ASYNC_CANCEL_ALL, 0x2a, SOME },
 	{ "unknown", 77, 0, 0, -ENOENT },
 	{ "running", BLOCKED, 0, 0, -EALREADY },
 };
@@ -86,9 +91,38 @@ static void block_workers(struct rw_ring *ring, struct rw_file *f, char *buf)
 	rw_submitted();
 }
 
+static void cancel(struct rw_ring *ring, const struct target *target, int fd)
+{
+	struct io_uring_sqe *sqe = get(ring);
+
+	sqe->opcode = IORING_OP_ASYNC_CANCEL;
+	if (target->flags & IORING_ASYNC_CANCEL_FD)
+		sqe->fd = target->flags & IORING_ASYNC_CANCEL_FD_FIXED ? 0 : fd;
+	sqe->addr = target->user_data;
+	sqe->cancel_flags = target->flags;
+	if (target->flags & CANCEL_OP)
+		sqe->len = IORING_OP_WRITEV;
+	submit(ring, sqe, CANCEL);
+}
+
+/* With nothing there to be cancelled. */
+static void try_cancel(struct rw_ring *ring, const struct target *target, int fd)
+{
+	struct io_uring_cqe *cqe;
+
+	cancel(ring, target, fd);
+	rw_eq(io_uring_wait_cqe(rw_uring(ring), &cqe), 0);
+	if (cqe->res == -EINVAL)
+		rw_skip("needs to cancel by %s", target->name);
+	rw_eq(cqe->res, target->flags & IORING_ASYNC_CANCEL_ALL ? 0 : -ENOENT);
+	io_uring_cqe_seen(rw_uring(ring), cqe);
+}
+
+/* The writes to the second file are vectored. */
 static void queue_all(struct rw_ring *ring, struct rw_file *const *files,
 		      const struct target *target, char (*buf)[LEN])
 {
+	static struct iovec iov[N];
 	struct io_uring_sqe *sqe;
 
 	for (int i = 0; i < N; i++) {
@@ -99,16 +133,15 @@ static void queue_all(struct rw_ring *ring, struct rw_file *const *files,
 		if (!(target->writes & 1U << i)) /* the others may not be found in a file */
 			rw_fill(f, buf[i], off, LEN, rw_promise(f, off, LEN));
 		sqe = get(ring);
-		io_uring_prep_write(sqe, f->fd, buf[i], LEN, (uint64_t)off);
+		iov[i] = (struct iovec){ buf[i], LEN };
+		if (f == files[1])
+			io_uring_prep_writev(sqe, f->fd, &iov[i], 1, (uint64_t)off);
+		else
+			io_uring_prep_write(sqe, f->fd, buf[i], LEN, (uint64_t)off);
 		sqe->flags = IOSQE_ASYNC;
 		submit(ring, sqe, (uint64_t)i);
 	}
-	sqe = get(ring);
-	sqe->opcode = IORING_OP_ASYNC_CANCEL;
-	sqe->fd = target->flags & IORING_ASYNC_CANCEL_FD ? files[1]->fd : -1;
-	sqe->addr = target->user_data;
-	sqe->cancel_flags = target->flags;
-	submit(ring, sqe, CANCEL);
+	cancel(ring, target, files[1]->fd);
 }
 
 static bool as_wanted(const struct io_uring_cqe *cqe, long want)
@@ -158,6 +191,8 @@ static void run(const void *const *at)
 	punch(blocked); /* reads the metadata that it needs */
 	blocked = rw_file("blocked", RW_WRITTEN, SIZE);
 	rw_set_up(io_uring_register_iowq_max_workers(rw_uring(ring), one) ? -1 : 0);
+	rw_set_up(io_uring_register_files(rw_uring(ring), &files[1]->fd, 1) ? -1 : 0);
+	try_cancel(ring, target, files[1]->fd);
 	rw_set_up(syncfs(blocked->fd)); /* a commit behind the gate would hold the write back */
 	rw_gate_shut();
 	rw_write(holder, blocked, SIZE / 4, LEN, 0);
