@@ -108,7 +108,9 @@ static void run(const void *const *at)
 
 		if (!part.iov_len)
 			part.iov_len = (ROOM - base) / sector * sector;
-		if (part.iov_len % sector || part.iov_base < iov.iov_base)
+		/* Of each page of registered memory the device wants whole sectors (iov_iter_is_aligned()). */
+		if (part.iov_len % sector || (uintptr_t)part.iov_base % sector ||
+		    part.iov_base < iov.iov_base)
 			continue;
 		one(ring, f, memory, &part);
 	}
