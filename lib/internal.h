@@ -229,6 +229,8 @@ bool rw_foreign_device(const char *line);
 /* ---- ring, model --------------------------------------------------------- */
 
 uint64_t rw_word(unsigned int tag, uint32_t gen, off_t off);
+/* What a read of a ring has found: as rw_check(). */
+void rw_check_asynchronous(struct rw_file *f, const void *buf, off_t off, size_t len);
 /* As rw_then(), but the cells may hold what they held before, too, until rw_settle(). */
 struct rw_model *rw_either(struct rw_file *f, struct rw_change c);
 void rw_settle(struct rw_file *f, struct rw_model *after);

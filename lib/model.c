@@ -458,6 +458,15 @@ static const char *difference(uint64_t word, uint64_t want, uint64_t home)
 	return !want || (word & gen) < (want & gen) ? "stale" : "not due yet";
 }
 
+/* Is the i-th word of the cell that of any of its legal contents? */
+static bool word_fits(const uint64_t *got, const struct cell *c, size_t i)
+{
+	for (unsigned int k = 0; k < c->n; k++)
+		if (got[i] == (c->alt[k].word && i * 8 < c->alt[k].bytes ? c->alt[k].word + i : 0))
+			return true;
+	return false;
+}
+
 static void wrong(const struct rw_model *m, const char *how, off_t at, const uint64_t *got,
 		  const struct cell *c, size_t bytes)
 {
@@ -466,16 +475,8 @@ static void wrong(const struct rw_model *m, const char *how, off_t at, const uin
 	size_t i = 0;
 
 	/* Name the first word that fits no legal contents. */
-	for (; i + 1 < bytes / 8; i++) {
-		bool fits = false;
-
-		for (unsigned int k = 0; k < c->n; k++)
-			fits |= got[i] == (c->alt[k].word && i * 8 < c->alt[k].bytes
-						   ? c->alt[k].word + i
-						   : 0);
-		if (!fits)
-			break;
-	}
+	while (i + 1 < bytes / 8 && word_fits(got, c, i))
+		i++;
 	at += (off_t)i * 8;
 	expected = c->alt[0].word && i * 8 < c->alt[0].bytes ? c->alt[0].word + i : 0;
 	rw_describe_word(got[i], is, sizeof(is));
@@ -487,10 +488,9 @@ static void wrong(const struct rw_model *m, const char *how, off_t at, const uin
 		more);
 }
 
-void rw_check(struct rw_file *f, const char *how, const void *buf, off_t off, size_t len)
+static void check(struct rw_model *m, const char *how, const void *buf, off_t off, size_t len,
+		  bool may_tear)
 {
-	struct rw_model *m = f->model;
-
 	if (off % CELL)
 		rw_broken("rw_check: offset %lld", (long long)off);
 	room(m, off + (off_t)len);
@@ -498,13 +498,26 @@ void rw_check(struct rw_file *f, const char *how, const void *buf, off_t off, si
 		const uint64_t *got = (const uint64_t *)((const char *)buf + at);
 		const struct cell *c = &m->cells[(off + (off_t)at) / CELL];
 		size_t bytes = len - at < CELL ? len - at : CELL;
-		bool ok = false;
+		bool ok = may_tear;
 
+		for (size_t i = 0; i < bytes / 8 && ok; i++)
+			ok = word_fits(got, c, i);
 		for (unsigned int i = 0; i < c->n && !ok; i++)
 			ok = cell_is(got, &c->alt[i], bytes);
 		if (!ok)
 			wrong(m, how, off + (off_t)at, got, c, bytes);
 	}
+}
+
+void rw_check(struct rw_file *f, const char *how, const void *buf, off_t off, size_t len)
+{
+	check(f->model, how, buf, off, len, false);
+}
+
+void rw_check_asynchronous(struct rw_file *f, const void *buf, off_t off, size_t len)
+{
+	/* A copy out of a page, while another one into it goes on, is of both. */
+	check(f->model, "asynchronous read", buf, off, len, !rw_direct());
 }
 
 static void compare(struct rw_model *m, const char *how, int fd, char *buf, off_t size)

@@ -546,7 +546,7 @@ static void io_done(struct rw_file *f, struct rw_io *io, char *buf, long res)
 	if (io->valid)
 		rw_set_up(mprotect(buf, RW_MAX_WRITE, PROT_READ | PROT_WRITE));
 	if (io->read && res > 0)
-		rw_check(f, "asynchronous read", buf, io->off, (size_t)res);
+		rw_check_asynchronous(f, buf, io->off, (size_t)res);
 	io->res = res;
 	io->done = true;
 }
