@@ -97,10 +97,13 @@ static void full(struct rw_ring *ring, struct rw_file *f)
 		do_io(ring, f, &io);
 		rw_ended(f, &io);
 		rw_verify(f);
-		/* Blocks freed earlier come back when the commit of their transaction is done with. */
+		/*
+		 * Blocks freed earlier come back when the commit of their transaction is done with.
+		 * They are taken for good, or the next write finds them as these were found.
+		 */
 		if (io.res == LEN && late++ < 10) {
 			make_hole(f);
-			close(rw_fill_up());
+			rw_fill_up();
 			continue;
 		}
 		if (io.res <= 0 || io.res >= LEN)
