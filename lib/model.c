@@ -50,6 +50,15 @@ struct rw_model {
 };
 
 static unsigned int n_tags;
+
+/*
+ * What direct I/O in the test's directory is like, found out by writing: before anything is frozen
+ * or held, so by the first rw_file() at the latest.
+ */
+static struct {
+	size_t sector; /* 0: not known yet */
+	bool direct;
+} here;
 static struct rw_model *tags[256];
 
 /* ---- words --------------------------------------------------------------- */
@@ -653,12 +662,15 @@ static void make(struct rw_file *f, size_t size)
 		share(f);
 }
 
+static void try_direct(void);
+
 struct rw_file *rw_file(const char *name, enum rw_state state, size_t size)
 {
 	struct rw_model *m = NULL;
 
 	if (size % CELL)
 		rw_broken("rw_file: size %zu is not a multiple of %d", size, CELL);
+	try_direct();
 	for (unsigned int i = 1; i <= n_tags && !m; i++)
 		if (!strcmp(tags[i]->file.name, name))
 			m = tags[i];
@@ -764,6 +776,7 @@ void rw_move_to(const char *dir)
 	rw_opt.dir = strdup(dir);
 	if (!rw_opt.dir)
 		rw_broken("out of memory");
+	here.sector = 0;
 }
 
 const char *rw_path(const struct rw_file *f)
@@ -811,29 +824,6 @@ size_t rw_block_size(void)
 	return (size_t)s.f_bsize;
 }
 
-size_t rw_sector_size(void)
-{
-	char path[4200];
-	size_t size;
-	char *buf;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/sector-size", rw_opt.dir);
-	fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));
-	buf = aligned_alloc(PAGE, 2 * PAGE);
-	if (!buf)
-		rw_broken("out of memory");
-	memset(buf, 0, 2 * PAGE);
-	rw_set_up(pwrite(fd, buf, PAGE, 0));
-	for (size = 512; size < PAGE; size *= 2)
-		if (pwrite(fd, buf, size, (off_t)size) == (ssize_t)size)
-			break;
-	close(fd);
-	unlink(path);
-	free(buf);
-	return size;
-}
-
 /*
  * btrfs answers no statx(2). A direct write of allocated blocks does not sleep, one that falls back to
  * the page cache always would (btrfs_direct_write()), and says so when it may not.
@@ -855,29 +845,58 @@ static bool writes_directly(int fd)
 	return direct;
 }
 
+/* The smallest direct write that is not refused. */
+static size_t smallest_write(int fd)
+{
+	char *buf = aligned_alloc(PAGE, 2 * PAGE);
+	size_t size;
+
+	if (!buf)
+		rw_broken("out of memory");
+	memset(buf, 0, 2 * PAGE);
+	rw_set_up(pwrite(fd, buf, PAGE, 0));
+	for (size = 512; size < PAGE; size *= 2)
+		if (pwrite(fd, buf, size, (off_t)size) == (ssize_t)size)
+			break;
+	free(buf);
+	return size;
+}
+
+static void try_direct(void)
+{
+	char path[4200];
+	int fd;
+
+	if (here.sector)
+		return;
+	snprintf(path, sizeof(path), "%s/direct", rw_opt.dir);
+	fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));
+	here.direct = rw_fs() != RW_BTRFS || writes_directly(fd);
+#ifdef STATX_DIOALIGN
+	struct statx stx;
+
+	/* Linux 6.1, statx(2): zero means that direct I/O falls back or is refused. */
+	if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) && stx.stx_mask & STATX_DIOALIGN) {
+		here.sector = stx.stx_dio_offset_align;
+		here.direct = here.sector;
+	}
+#endif
+	if (!here.sector)
+		here.sector = smallest_write(fd);
+	close(fd);
+	unlink(path);
+}
+
+size_t rw_sector_size(void)
+{
+	try_direct();
+	return here.sector;
+}
+
 bool rw_direct(void)
 {
-	static int known = -1;
-
-	if (known < 0) {
-		char path[4200];
-		int fd;
-
-		snprintf(path, sizeof(path), "%s/direct", rw_opt.dir);
-		fd = (int)rw_set_up(open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));
-		known = rw_fs() != RW_BTRFS || writes_directly(fd);
-#ifdef STATX_DIOALIGN
-		struct statx stx;
-
-		/* Linux 6.1, statx(2): zero means that direct I/O falls back or is refused. */
-		if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) &&
-		    stx.stx_mask & STATX_DIOALIGN)
-			known = stx.stx_dio_offset_align != 0;
-#endif
-		close(fd);
-		unlink(path);
-	}
-	return known;
+	try_direct();
+	return here.direct;
 }
 
 static uint64_t rand_state;

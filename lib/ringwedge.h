@@ -101,7 +101,7 @@ enum { RW_XFS = 1, RW_EXT4 = 2, RW_BTRFS = 4, RW_F2FS = 8, RW_OTHER_FS = 16 };
 
 unsigned int rw_fs(void);    /* one of the above: what the test's directory is on */
 size_t rw_block_size(void);  /* filesystem block, st_blksize */
-size_t rw_sector_size(void); /* smallest direct I/O, by trying */
+size_t rw_sector_size(void); /* smallest direct I/O */
 bool rw_direct(void);	     /* false: O_DIRECT falls back to the page cache (data=journal) */
 unsigned int rw_rand(unsigned int n); /* 0..n-1, from --seed */
 void rw_jitter(unsigned int us);      /* burn 0..us microseconds of CPU: moves the race */
