@@ -6,12 +6,10 @@
  * flight, and may not keep one from its end either. To convert unwritten blocks takes a transaction:
  * a resize that has stopped those (jbd2_journal_lock_updates()) and waits for conversions waits for
  * ever. Nor may the blocks be trimmed that a write was given, or a write be given blocks that are
- * being trimmed: it would read as zeros. sync(2) goes on from one filesystem of the machine to the
- * next: past the frozen one that is the gate, and into those of others, which nobody can answer for.
+ * being trimmed: it would read as zeros.
  */
 #include "ringwedge.h"
 
-#include <dirent.h>
 #include <linux/fs.h>
 #include <sys/statvfs.h>
 
@@ -58,33 +56,6 @@ static void sync_all(const struct arg *a)
 	rw_ok(syncfs(a->fd));
 }
 
-/* How many filesystems of that kind does the machine have, in whatever namespace? */
-static unsigned int mounted(const char *sysfs)
-{
-	struct dirent *e;
-	unsigned int n = 0;
-	DIR *d = opendir(sysfs);
-	char path[300];
-
-	while (d && (e = readdir(d))) {
-		snprintf(path, sizeof(path), "/sys/class/block/%s", e->d_name);
-		n += e->d_name[0] != '.' && !access(path, F_OK);
-	}
-	if (d)
-		closedir(d);
-	return n;
-}
-
-static void sync_machine(const struct arg *a)
-{
-	(void)a;
-	if (mounted("/sys/fs/ext4") + mounted("/sys/fs/xfs") + mounted("/sys/fs/f2fs") > 2)
-		rw_skip("needs a machine without other filesystems, which sync(2) would wait for");
-	rw_enter("sync");
-	sync();
-	rw_leave("sync", 0, RW_FAIL, __FILE__, __LINE__);
-}
-
 static const struct op {
 	const char *name;
 	void (*call)(const struct arg *a);
@@ -94,7 +65,6 @@ static const struct op {
 	{ "same-size", resize, 0 }, /* writes its superblocks, flushes its journal */
 	{ "trim", trim, 0 },
 	{ "syncfs", sync_all, 0 },
-	{ "sync", sync_machine, 0 },
 };
 
 static void call(const void *p)
