@@ -539,6 +539,8 @@ void rw_let_go(struct rw_file *f)
 		rw_ok(ioctl(clone->fd, FICLONE, f->fd));
 		rw_then(clone, (struct rw_change){ RW_COPY, 0, half + more, f, 0 });
 		rw_verify(clone);
+		close(clone->fd);
+		clone->fd = -1;
 	}
 	rw_verify(f);
 	rw_sole(f);

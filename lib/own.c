@@ -154,3 +154,84 @@ void rw_own_gone(const struct rw_own *o)
 	}
 	rw_returned();
 }
+
+/* From `at` on, what is data. */
+static void copy(int from, int to, off_t at)
+{
+	while ((at = lseek(from, at, SEEK_DATA)) >= 0) {
+		const off_t end = (off_t)rw_set_up(lseek(from, at, SEEK_HOLE));
+		off_t out = at;
+
+		while (at < end)
+			if (!rw_set_up(copy_file_range(from, &at, to, &out, (size_t)(end - at), 0)))
+				rw_broken("the image of the filesystem became shorter");
+	}
+}
+
+/* Nobody may have the file open for writing when the filesystem becomes read-only. */
+static void remount(const struct rw_own *o, struct rw_file *f, bool ro)
+{
+	close(f->fd);
+	rw_set_up(
+		mount("none", o->mnt, NULL, MS_REMOUNT | MS_NOATIME | (ro ? MS_RDONLY : 0), NULL));
+	f->fd = (int)rw_set_up(open(rw_path(f), (ro ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC));
+}
+
+static bool is_written(const struct fiemap_extent *e)
+{
+	return !(e->fe_flags & FIEMAP_EXTENT_UNWRITTEN);
+}
+
+void rw_own_cut(struct rw_own *o, struct rw_file *f)
+{
+	struct rw_extents x;
+
+	if (!(rw_fs() & (RW_XFS | RW_EXT4)))
+		rw_skip("needs to know where on the device a file is: xfs, ext4");
+	rw_extents(f, &x);
+	o->cut = 0;
+	for (unsigned int i = 0; i < x.n; i++) {
+		const off_t middle = (off_t)(x.e[i].fe_physical + x.e[i].fe_length / 2);
+
+		if (is_written(&x.e[i]) && middle > o->cut)
+			o->cut = middle / 4096 * 4096;
+	}
+	if (!o->cut)
+		rw_broken("\"%s\" has no written extents", f->name);
+	remount(o, f, true);
+	o->rest = (int)rw_set_up(
+		open(rw_opt.gate ? rw_opt.gate : rw_opt.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+	rw_set_up(ftruncate(o->rest, IMAGE));
+	copy(o->image, o->rest, o->cut);
+	rw_set_up(ftruncate(o->image, o->cut));
+}
+
+bool rw_own_is_cut(const struct rw_own *o, const struct rw_file *f, off_t off, size_t len)
+{
+	struct rw_extents x;
+	bool is = false;
+
+	rw_extents(f, &x);
+	for (unsigned int i = 0; i < x.n; i++) {
+		const struct fiemap_extent *e = &x.e[i];
+		const off_t start = (off_t)e->fe_logical, stop = start + (off_t)e->fe_length;
+		const off_t to = stop < off + (off_t)len ? stop : off + (off_t)len;
+
+		if (is_written(e) && to > off && to > start)
+			is |= (off_t)e->fe_physical + to - start > o->cut;
+	}
+	return is;
+}
+
+void rw_own_mend(struct rw_own *o, struct rw_file *f)
+{
+	struct stat st;
+
+	rw_set_up(fstat(o->image, &st));
+	if (st.st_size != o->cut)
+		rw_broken("a filesystem that is read-only wrote to its device");
+	rw_set_up(ftruncate(o->image, IMAGE));
+	copy(o->rest, o->image, o->cut);
+	close(o->rest);
+	remount(o, f, false);
+}

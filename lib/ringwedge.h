@@ -155,10 +155,12 @@ void rw_move_to(const char *dir);
  */
 struct rw_own {
 	const char *type;
-	bool through;	 /* set before the mount: on a device without a cache */
-	bool dies;	 /* the same: it is to be shut down, of which the kernel complains */
-	int image;	 /* its descriptor */
-	char mnt[4200];	 /* where it is mounted */
+	bool through;	/* set before the mount: on a device without a cache */
+	bool dies;	/* the same: it is to be shut down, or cut, of which the kernel complains */
+	int image;	/* its descriptor */
+	int rest;	/* what was cut off of it */
+	off_t cut;	/* and from where on */
+	char mnt[4200]; /* where it is mounted */
 	char device[32]; /* "/dev/loop7", another one after each mount */
 };
 /* Make it, and make files there from here on; mkfs's options NULL-ended, or NULL. SKIP without root. */
@@ -167,6 +169,15 @@ void rw_own_make(struct rw_own *own, const char *const *mkfs_options);
 int rw_own_mount(struct rw_own *own, const char *options) __attribute__((warn_unused_result));
 /* It was unmounted, and the last to use it has gone: wait until it has let go of its device. */
 void rw_own_gone(const struct rw_own *own);
+/*
+ * The device ends in the middle of the file's last written extent on it: reads behind fail with EIO, in
+ * the driver's worker. Until it is mended, unharmed, the filesystem is read-only. f->fd is another one
+ * after each. SKIP but on xfs and ext4.
+ */
+void rw_own_cut(struct rw_own *own, struct rw_file *f);
+void rw_own_mend(struct rw_own *own, struct rw_file *f);
+/* Is any of the range, as the file has it on the device, behind that? */
+bool rw_own_is_cut(const struct rw_own *own, const struct rw_file *f, off_t off, size_t len);
 /* The path of the file, for calls that want one. */
 const char *rw_path(const struct rw_file *f);
 
