@@ -13,8 +13,9 @@
 #include <linux/falloc.h>
 
 #define SIZE (512 * RW_KIB)
-#define AT (128 * RW_KIB)  /* of the write */
-#define LEN (48 * RW_KIB)  /* three turns of RW_MIXED */
+#define AT (128 * RW_KIB) /* of the write */
+#define LEN (48 * RW_KIB) /* three turns of RW_MIXED */
+#define TURN (LEN / 3)
 #define TAIL (64 * RW_KIB) /* what is cut off the file */
 
 static const struct target {
@@ -50,6 +51,18 @@ static void sync_mode(const void *p)
 	rw_ok(fsync(f->fd));
 }
 
+/* Has the inode's lock shared until it has ended: who would have it exclusive gets no further. */
+static void read_written(const void *p)
+{
+	const struct rw_file *f = p;
+	char *buf = aligned_alloc(4096, TURN);
+
+	if (!buf)
+		rw_broken("out of memory");
+	rw_eq(rw_ok(pread(f->fd, buf, TURN, AT + 7 * TURN)), TURN);
+	free(buf);
+}
+
 /* What a submission could sleep for. */
 static const struct obstacle {
 	const char *name;
@@ -64,6 +77,7 @@ static const struct obstacle {
 	{ "punch-hole", punch, { RW_ZERO, SIZE - TAIL, TAIL }, .drain = true, .few = true },
 	{ "fsync", sync_mode, { RW_KEEP }, .few = true },
 	{ "dirty-pages", .dirty = true },
+	{ "read", read_written, { RW_KEEP }, .few = true },
 };
 
 /*
@@ -105,6 +119,8 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 		helper = rw_start(obstacle->call, f);
 	if (drain)
 		locked = rw_in_drain_now(helper.pid);
+	else if (obstacle->call == read_written)
+		rw_reads_in_flight(1); /* behind the write, where there are blocks to read */
 	else if (obstacle->call)
 		rw_in_flight(2);
 	/* libaio has no such promise without the flag. */
