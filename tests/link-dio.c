@@ -17,6 +17,8 @@
 #define LEN (64 * RW_KIB)
 #define SMALL (128 * RW_KIB)
 
+#define DRAINED_CHAIN (IOSQE_IO_LINK | IOSQE_IO_DRAIN)
+
 struct chain {
 	struct rw_ring *ring;
 	struct rw_file *file;
@@ -37,7 +39,10 @@ static void queue(const struct chain *c, struct io_uring_sqe *sqe, unsigned int 
 
 static void queue_writes(const struct chain *c, unsigned int last)
 {
-	rw_queue_write(c->ring, c->file, AT - 16 * RW_KIB, 32 * RW_KIB, c->link);
+	/* A chain that is drained has something before it that it waits for. */
+	const bool apart = c->link == DRAINED_CHAIN;
+
+	rw_queue_write(c->ring, c->file, AT - 16 * RW_KIB, 32 * RW_KIB, apart ? 0 : c->link);
 	rw_queue_write(c->ring, c->file, AT + 48 * RW_KIB, 32 * RW_KIB, c->link);
 	rw_queue_write(c->ring, c->file, SMALL + 48 * RW_KIB, 16 * RW_KIB, last);
 }
@@ -129,6 +134,7 @@ static const struct link {
 	{ "linked", IOSQE_IO_LINK },
 	{ "hard-linked", IOSQE_IO_HARDLINK },
 	{ "drained", IOSQE_IO_DRAIN },
+	{ "drained-chain", DRAINED_CHAIN },
 };
 
 /* How many completions are waited for in one call: some, all, and all with a time-out. */
@@ -216,6 +222,8 @@ static bool has(const void *const *at)
 		return !link->flags;
 	if (kind->setup & IORING_SETUP_SQPOLL)
 		return link->flags == IOSQE_IO_LINK;
+	if (link->flags == DRAINED_CHAIN) /* the other two meet known bugs (docs/found/) */
+		return kind == &rw_ring_kinds[0] && op->queue != sync_and_allocate;
 	return plain_or_deferred(kind);
 }
 
