@@ -80,7 +80,7 @@ static void run(const void *const *at)
 }
 
 static const char *const guards[] = {
-	"5eda43000064 xfs: mark speculative prealloc CoW fork extents unwritten",
+	"05a630d76bd3 xfs: allow unwritten extents in the CoW fork",
 	NULL,
 };
 
