@@ -184,6 +184,7 @@ static bool is_written(const struct fiemap_extent *e)
 
 void rw_own_cut(struct rw_own *o, struct rw_file *f)
 {
+	char above[sizeof(o->mnt) + 3];
 	struct rw_extents x;
 
 	if (!(rw_fs() & (RW_XFS | RW_EXT4)))
@@ -199,8 +200,10 @@ void rw_own_cut(struct rw_own *o, struct rw_file *f)
 	if (!o->cut)
 		rw_broken("\"%s\" has no written extents", f->name);
 	remount(o, f, true);
+	/* Where the image is: without a gate, on the filesystem that this one is mounted in. */
+	snprintf(above, sizeof(above), "%s/..", o->mnt);
 	o->rest = (int)rw_set_up(
-		open(rw_opt.gate ? rw_opt.gate : rw_opt.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+		open(rw_opt.gate ? rw_opt.gate : above, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
 	rw_set_up(ftruncate(o->rest, IMAGE));
 	copy(o->image, o->rest, o->cut);
 	rw_set_up(ftruncate(o->image, o->cut));
