@@ -50,6 +50,7 @@ struct rw_model {
 };
 
 static unsigned int n_tags;
+static struct rw_model *tags[256];
 
 /*
  * What direct I/O in the test's directory is like, found out by writing: before anything is frozen
@@ -59,7 +60,6 @@ static struct {
 	size_t sector; /* 0: not known yet */
 	bool direct;
 } here;
-static struct rw_model *tags[256];
 
 /* ---- words --------------------------------------------------------------- */
 

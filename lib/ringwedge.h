@@ -409,9 +409,8 @@ extern const struct rw_shape rw_shapes[14];
 #define RW_SHAPE_SIZE (512 * RW_KIB)
 /* The file for it. Its last 192 KiB are left as they are, and what an append writes is behind them. */
 struct rw_file *rw_shape_file(struct rw_ring *ring, const struct rw_shape *shape);
-/* Two requests at most. `sector`: rw_sector_size(), which tries, and not behind the gate. */
-void rw_write_shaped(struct rw_ring *ring, struct rw_file *f, const struct rw_shape *shape,
-		     size_t sector);
+/* Two requests at most. */
+void rw_write_shaped(struct rw_ring *ring, struct rw_file *f, const struct rw_shape *shape);
 
 /* ---- the gate ------------------------------------------------------------ */
 

@@ -70,9 +70,9 @@ static void queue_nop(struct rw_ring *ring, unsigned int flags)
 	rw_queue(ring, &sqe, &(struct rw_op){ "nop", NULL, 0 });
 }
 
-void rw_write_shaped(struct rw_ring *ring, struct rw_file *f, const struct rw_shape *shape,
-		     size_t sector)
+void rw_write_shaped(struct rw_ring *ring, struct rw_file *f, const struct rw_shape *shape)
 {
+	const size_t sector = rw_sector_size();
 	const size_t len = shape->len ? shape->len : sector;
 	const off_t off = shape->off + (shape->len ? 0 : (off_t)sector);
 	struct io_uring_sqe sqe = { 0 };

@@ -26,7 +26,6 @@ static void run(const void *const *at)
 	const struct rw_shape *shape = at[0];
 	struct rw_ring *ring = rw_ring(shape->kind, 2);
 	struct rw_file *f = rw_file("file", RW_WRITTEN, RW_SHAPE_SIZE);
-	const size_t sector = rw_sector_size();
 	bool in_flight;
 
 	if (!rw_has_gate())
@@ -35,7 +34,7 @@ static void run(const void *const *at)
 	punch(f); /* reads the metadata that it needs */
 	f = rw_shape_file(ring, shape);
 	rw_gate_shut();
-	rw_write_shaped(ring, f, shape, sector);
+	rw_write_shaped(ring, f, shape);
 	in_flight = rw_in_flight(1) > 0;
 	/* btrfs waits for the writes to the range alone. */
 	rw_held_by(&rw_whos[0], punch, f, in_flight && rw_fs() != RW_BTRFS);

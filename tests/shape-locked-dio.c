@@ -36,7 +36,6 @@ static void locked(struct rw_ring *ring, const struct op *op, const struct rw_sh
 	struct rw_file *f = rw_shape_file(ring, shape);
 	struct rw_io read[2] = { { .read = true, .off = AT - 2 * LEN, .len = LEN },
 				 { .read = true, .off = AT - 2 * LEN, .len = LEN } };
-	const size_t sector = rw_sector_size();
 	struct rw_helper helper;
 
 	rw_gate_shut();
@@ -44,7 +43,7 @@ static void locked(struct rw_ring *ring, const struct op *op, const struct rw_sh
 	rw_in_flight(1);
 	helper = rw_start(op->call, f);
 	rw_in_drain_now(helper.pid);
-	rw_write_shaped(ring, f, shape, sector);
+	rw_write_shaped(ring, f, shape);
 	/* One of them by a vector. What is behind a drained request passes it (docs/found/). */
 	for (int i = 0; i < 2 && !(shape->flags & IOSQE_IO_DRAIN); i++)
 		rw_submit(ring, f, &read[i]);
