@@ -69,7 +69,7 @@ static void run(const void *const *at)
 
 	rw_own_make(&own, NULL);
 	rw_eq(rw_own_mount(&own, NULL), 0);
-	if (!rw_direct()) /* tries, and not when it is read-only */
+	if (!rw_direct())
 		rw_skip("needs direct I/O");
 	f = rw_file("file", range->state, range->size);
 	rw_own_cut(&own, f);

@@ -42,7 +42,7 @@ static void look(const void *p)
 
 static void one(struct rw_ring *ring, const struct when *when, const struct part *part)
 {
-	const off_t sector = (off_t)rw_sector_size(); /* tries, and not behind the gate */
+	const off_t sector = (off_t)rw_sector_size();
 	struct rw_file *f = rw_file("file", when->state, SIZE);
 	char *map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, f->fd, 0);
 
