@@ -149,8 +149,8 @@ static void empty_work_dir(void)
 
 	rw_enter("unlink the test's files");
 	while (d && (e = readdir(d)))
-		if (e->d_name[0] != '.')
-			unlinkat(dirfd(d), e->d_name, 0);
+		if (e->d_name[0] != '.' && unlinkat(dirfd(d), e->d_name, 0) && errno == EISDIR)
+			unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR); /* where own.c has mounted */
 	if (d)
 		closedir(d);
 	rw_returned();
