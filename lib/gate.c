@@ -510,8 +510,10 @@ static bool wait_for(enum rw_gate_state state)
  */
 static void quiesce(void)
 {
-	rw_freeze();
-	rw_thaw();
+	if (!rw_is_frozen()) {
+		rw_freeze();
+		rw_thaw();
+	}
 	for (uint64_t end = rw_now_ns() + 1000 * RW_MS; rw_device_in_flight(NULL) > 0;)
 		if (rw_now_ns() > end)
 			rw_broken("I/O in flight at an idle /dev/%s", device);

@@ -46,11 +46,50 @@ static bool tool(const char *const *argv)
 	return pid > 0 && status == 0;
 }
 
+/*
+ * The descriptor that makes the device may not be open when it is mounted: where
+ * CONFIG_BLK_DEV_WRITE_MOUNTED is off that would be refused.
+ */
+static int loop_device(int image, char *name, size_t len)
+{
+	struct loop_config config = { .fd = (unsigned int)image,
+				      .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), fd, user, error = EBUSY;
+
+	for (int i = 0; i < 20 && error == EBUSY; i++) { /* others may be quicker */
+		snprintf(name, len, "/dev/loop%d", ioctl(control, LOOP_CTL_GET_FREE));
+		fd = open(name, O_RDWR | O_CLOEXEC);
+		error = fd < 0 || ioctl(fd, LOOP_CONFIGURE, &config) ? errno : 0;
+		if (error)
+			close(fd);
+	}
+	close(control);
+	if (error)
+		rw_skip("needs loop devices: %s: %s", name, strerror(error));
+	user = (int)rw_set_up(open(name, O_RDONLY | O_CLOEXEC));
+	close(fd);
+	return user;
+}
+
+/* A device for the journal alone, which stays until the last user of the filesystem has gone. */
+static void make_journal(const struct rw_own *o, char *name, size_t len)
+{
+	const char *argv[] = {
+		"mke2fs", "-q", "-F", "-O", "journal_dev", "-b", "4096", name, NULL
+	};
+	int image = (int)rw_set_up(open(rw_opt.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+
+	rw_set_up(ftruncate(image, o->journal));
+	loop_device(image, name, len);
+	if (!tool(argv))
+		rw_skip("needs mke2fs -O journal_dev");
+}
+
 void rw_own_make(struct rw_own *o, const char *const *mkfs_options)
 {
-	const char *argv[12] = { NULL };
+	const char *argv[16] = { NULL };
 	const struct type *type = NULL;
-	char path[64];
+	char path[64], journal[32], where[48];
 	size_t n = 0;
 
 	for (size_t i = 0; i < RW_ARRAY_SIZE(types); i++)
@@ -65,6 +104,13 @@ void rw_own_make(struct rw_own *o, const char *const *mkfs_options)
 	snprintf(path, sizeof(path), "/proc/%d/fd/%d", getpid(), o->image);
 	for (; n < RW_ARRAY_SIZE(type->mkfs) && type->mkfs[n]; n++)
 		argv[n] = type->mkfs[n];
+	if (o->journal) {
+		make_journal(o, journal, sizeof(journal));
+		snprintf(where, sizeof(where), "device=%s", journal);
+		argv[n++] = "-b4096"; /* as the journal's */
+		argv[n++] = "-J";
+		argv[n++] = where;
+	}
 	for (; mkfs_options && *mkfs_options && n < RW_ARRAY_SIZE(argv) - 2; n++)
 		argv[n] = *mkfs_options++;
 	argv[n] = path;
@@ -76,32 +122,6 @@ void rw_own_make(struct rw_own *o, const char *const *mkfs_options)
 	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		rw_skip("needs root: unshare, mount: %s", strerror(errno));
 	rw_move_to(o->mnt);
-}
-
-/*
- * The descriptor that makes the device may not be open when it is mounted: where
- * CONFIG_BLK_DEV_WRITE_MOUNTED is off that would be refused.
- */
-static int loop_device(struct rw_own *o)
-{
-	struct loop_config config = { .fd = (unsigned int)o->image,
-				      .info.lo_flags = LO_FLAGS_AUTOCLEAR };
-	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), fd, user, error = EBUSY;
-
-	for (int i = 0; i < 20 && error == EBUSY; i++) { /* others may be quicker */
-		snprintf(o->device, sizeof(o->device), "/dev/loop%d",
-			 ioctl(control, LOOP_CTL_GET_FREE));
-		fd = open(o->device, O_RDWR | O_CLOEXEC);
-		error = fd < 0 || ioctl(fd, LOOP_CONFIGURE, &config) ? errno : 0;
-		if (error)
-			close(fd);
-	}
-	close(control);
-	if (error)
-		rw_skip("needs loop devices: %s: %s", o->device, strerror(error));
-	user = (int)rw_set_up(open(o->device, O_RDONLY | O_CLOEXEC));
-	close(fd);
-	return user;
 }
 
 /* Say that the device has no cache (Documentation/ABI/stable/sysfs-block, write_cache). */
@@ -119,7 +139,7 @@ static void without_cache(const char *name)
 
 int rw_own_mount(struct rw_own *o, const char *options)
 {
-	int user = loop_device(o), error;
+	int user = loop_device(o->image, o->device, sizeof(o->device)), error;
 	char all[128];
 
 	if (o->through)
@@ -128,7 +148,10 @@ int rw_own_mount(struct rw_own *o, const char *options)
 	snprintf(all, sizeof(all), "%s%s%s", options ? options : "", options ? "," : "",
 		 strcmp(o->type, "ext4") ? "" : "noinit_itable");
 	rw_enter("mount");
-	error = mount(o->device, o->mnt, o->type, MS_NOATIME, all) ? errno : 0;
+	/* When there is no room in the journal, time stamps shall not need any. */
+	error = mount(o->device, o->mnt, o->type, MS_NOATIME | (o->journal ? MS_LAZYTIME : 0), all)
+			? errno
+			: 0;
 	rw_returned();
 	close(user);
 	if (!error)

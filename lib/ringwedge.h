@@ -157,6 +157,7 @@ struct rw_own {
 	const char *type;
 	bool through;	/* set before the mount: on a device without a cache */
 	bool dies;	/* the same: it is to be shut down, or cut, of which the kernel complains */
+	off_t journal;	/* set before it is made: ext4's, on the filesystem under test */
 	int image;	/* its descriptor */
 	int rest;	/* what was cut off of it */
 	off_t cut;	/* and from where on */
