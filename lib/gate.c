@@ -23,8 +23,9 @@
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 
-/* A caller asleep this long without a step is where it is going to stay. */
+/* A caller asleep this long without a step is where it is going to stay, or, in the drain, it is there. */
 #define SETTLED (10 * RW_MS)
+#define SETTLED_IN_DRAIN (3 * RW_MS)
 /* Asleep, but not in the drain: a slow allocation or a starved worker may yet let it go on. */
 #define SETTLED_ELSEWHERE (1000 * RW_MS)
 /* The gate is opened in any case after this long: what then still hangs is for the watchdog. */
@@ -217,7 +218,7 @@ static bool settled(struct rw_quiet *q, bool stacks)
 	if (!q->since)
 		return false;
 	quiet = rw_now_ns() - q->since;
-	if (quiet < SETTLED)
+	if (quiet < SETTLED_IN_DRAIN)
 		return false;
 	if (!stacks || !caller)
 		return quiet >= 2 * SETTLED;
@@ -226,6 +227,8 @@ static bool settled(struct rw_quiet *q, bool stacks)
 			continue;
 		if (rw_in_drain(t[i].stack))
 			return true;
+		if (quiet < SETTLED)
+			return false;
 		if (writer_asleep(t, n, caller))
 			return quiet >= 2 * SETTLED;
 		if (quiet >= SETTLED_ELSEWHERE) {
