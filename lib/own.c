@@ -137,6 +137,20 @@ static void without_cache(const char *name)
 	close(fd);
 }
 
+/* As runner/devices.sh does: no submission shall wait for a bitmap that ext4 has not read yet. */
+static void read_bitmaps(const char *name)
+{
+	char path[80], buf[4096];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/fs/ext4/%s/mb_groups", name + strlen("/dev/"));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	while (fd >= 0 && read(fd, buf, sizeof(buf)) > 0)
+		;
+	if (fd >= 0)
+		close(fd);
+}
+
 int rw_own_mount(struct rw_own *o, const char *options)
 {
 	int user = loop_device(o->image, o->device, sizeof(o->device)), error;
@@ -154,9 +168,11 @@ int rw_own_mount(struct rw_own *o, const char *options)
 			: 0;
 	rw_returned();
 	close(user);
-	if (!error)
-		rw_device_own(o->mnt, !o->dies);
-	return error;
+	if (error)
+		return error;
+	read_bitmaps(o->device);
+	rw_device_own(o->mnt, !o->dies);
+	return 0;
 }
 
 void rw_own_gone(const struct rw_own *o)
