@@ -528,7 +528,7 @@ void rw_queue_write(struct rw_ring *r, struct rw_file *f, off_t off, size_t len,
 
 static void io_prepare(struct rw_file *f, struct rw_io *io, char *buf)
 {
-	if (io->len > (size_t)RW_MAX_WRITE || io->off % 8 || io->len % 8)
+	if (io->into + io->len > (size_t)RW_MAX_WRITE || io->off % 8 || io->len % 8)
 		rw_broken("rw_submit: %zu bytes at %lld", io->len, (long long)io->off);
 	io->done = false;
 	if (io->read) {
@@ -538,13 +538,14 @@ static void io_prepare(struct rw_file *f, struct rw_io *io, char *buf)
 		rw_fill(f, buf, io->off, io->len, io->promise);
 	}
 	if (io->valid)
-		rw_set_up(mprotect(buf + io->valid, (size_t)RW_MAX_WRITE - io->valid, PROT_NONE));
+		rw_set_up(mprotect(buf + io->valid, (size_t)RW_MAX_WRITE - io->into - io->valid,
+				   PROT_NONE));
 }
 
 static void io_done(struct rw_file *f, struct rw_io *io, char *buf, long res)
 {
 	if (io->valid)
-		rw_set_up(mprotect(buf, RW_MAX_WRITE, PROT_READ | PROT_WRITE));
+		rw_set_up(mprotect(buf - io->into, RW_MAX_WRITE, PROT_READ | PROT_WRITE));
 	if (io->read && res > 0)
 		rw_check_asynchronous(f, buf, io->off, (size_t)res);
 	io->res = res;
@@ -559,7 +560,8 @@ void rw_submit(struct rw_ring *r, struct rw_file *f, struct rw_io *io)
 	q->io = io;
 	q->off = io->off;
 	q->len = io->len;
-	io_prepare(f, io, q->buf);
+	q->data = (char *)q->buf + io->into;
+	io_prepare(f, io, q->data);
 	submit_rw(r, q, io->rwf);
 	if (own)
 		rw_ring_close(own);
@@ -696,7 +698,7 @@ static void finish(struct rw_ring *r, struct request *q, long res)
 	if (r->only_grows && q->len && res > 0)
 		check_size(q);
 	if (q->io)
-		io_done(q->op.file, q->io, q->buf, res);
+		io_done(q->op.file, q->io, q->data, res);
 	q->busy = false;
 	r->busy--;
 }

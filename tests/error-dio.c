@@ -78,15 +78,34 @@ static void fault_drained(struct rw_ring *ring, struct rw_file *f)
 	check_fault(f, &io);
 }
 
+/* It ends within a block that the file gets for it: the rest of that must be zeroed. */
+static void fault_in_block(struct rw_ring *ring, struct rw_file *f)
+{
+	const size_t sector = rw_sector_size() % PAGE;
+	struct rw_io io = {
+		.off = 2 * LEN, .len = 2 * PAGE, .into = sector, .valid = PAGE - sector
+	};
+
+	if (!sector)
+		rw_skip("needs device sectors smaller than a page");
+	if (rw_fs() == RW_EXT4) /* it goes on with the page cache, and fails there */
+		rw_skip("ext4 ends it with -EFAULT, after which the block may hold anything");
+	rw_submit(ring, f, &io);
+	rw_reap(ring);
+	check_fault(f, &io);
+}
+
 static const struct how {
 	const char *name;
 	enum rw_state state;
-	bool drained;
+	bool drained, in_block;
 } hows[] = {
 	{ "fault", RW_WRITTEN },
 	{ "fault-unwritten", RW_UNWRITTEN },
 	{ "fault-hole", RW_HOLE },
-	{ "fault-drained", RW_WRITTEN, true },
+	{ "fault-drained", RW_WRITTEN, .drained = true },
+	{ "fault-in-unwritten-block", RW_UNWRITTEN, .in_block = true },
+	{ "fault-in-new-block", RW_HOLE, .in_block = true },
 };
 
 /*
@@ -119,6 +138,8 @@ static void run(const void *const *at)
 	rw_use(ring, f);
 	if (how->drained)
 		fault_drained(ring, f);
+	else if (how->in_block)
+		fault_in_block(ring, f);
 	else
 		fault(ring, f, rw_has_gate() && !way->kind->sync);
 	rw_ring_close(ring);
