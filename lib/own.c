@@ -71,7 +71,7 @@ static int loop_device(int image, char *name, size_t len)
 	return user;
 }
 
-/* A device for the journal alone, which stays until the last user of the filesystem has gone. */
+/* A device for the journal alone. It is kept open, and goes with the test. */
 static void make_journal(const struct rw_own *o, char *name, size_t len)
 {
 	const char *argv[] = {

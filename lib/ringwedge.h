@@ -481,6 +481,8 @@ void rw_go_on(const struct rw_helper *h);
 void rw_kill(struct rw_helper *h);
 /* Wait until the task sleeps for direct I/O in flight; false if it does not come to that. */
 bool rw_in_drain_now(pid_t pid);
+/* The same of a function of the kernel, whatever it waits for there. */
+bool rw_asleep_in(pid_t pid, const char *function);
 /* Wait for its end. It is a FAIL when a signal killed it, other than by rw_kill(). */
 void rw_join(struct rw_helper h);
 
