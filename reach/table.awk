@@ -150,12 +150,15 @@ KIND ~ /record$/ {
 		fs_name[++nr_fs] = fs
 	}
 	test = $2
+	if (KIND == "record")
+		recorded[$1, test] = 1
 	add(all, "tests", test)
 	add(all, "configs", $1)
 	add(run, $1, test)
 }
 
-KIND == "norecord" {
+# Unless another run has it.
+KIND == "norecord" && !(($1, $2) in recorded) {
 	add(lost, "lost", $1 "/" $2)
 }
 

@@ -92,7 +92,7 @@ recorded() {
 }
 
 table() {
-	run "$TOP/reach/table" --source "$TREE" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS"
+	run "$TOP/reach/table" --source "$TREE" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS" "$@"
 	[[ $status == 0 ]]
 	output=$(< "$BATS_TEST_TMPDIR/reach.md")
 	printf '%s\n' "$output"
@@ -145,6 +145,21 @@ row() {
 	row fs/xfs/file.c:6 '`xfs_exchange`' '**unknown**; **why is not known yet**'
 }
 
+@test "a test that left no record in one run, and has one of another" {
+	local first=$RESULTS
+
+	recorded xfs-4k one-dio 'stack a1 a2 b1'
+	recorded ext4-4k two-dio
+	rm "$RESULTS/ext4-4k/two-dio/reach.txt"
+	RESULTS=$BATS_TEST_TMPDIR/again
+	recorded ext4-4k two-dio 'stack a1 a2 b4'
+	RESULTS=$first
+	table "$BATS_TEST_TMPDIR/again"
+	[[ $output != *'may have been reached'* ]]
+	row fs/ext4/inode.c:4 '`ext4_setattr`' two-dio
+	row fs/xfs/file.c:6 '`xfs_exchange`' '**not reached**; **why is not known yet**'
+}
+
 @test "the ways a direct I/O starts and ends; what the loop device does is not the test's" {
 	recorded xfs-4k a-dio 'stack c1 c2' 'stack d1 d2 d3' 'ret EIO 3'
 	recorded ext4-4k a-dio 'stack c1 c3' 'stack c1 c5' 'stack c1 c6' 'stack d1 d4 d2 d3' 'stack d1 d5'
@@ -169,9 +184,9 @@ row() {
 }
 
 @test "nothing recorded, or no kernel source, is an error" {
-	run "$TOP/reach/table" --source "$TREE" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS"
+	run "$TOP/reach/table" --source "$TREE" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS" "$@"
 	[[ $status == 2 && $output == *"was it a run with --reach?" ]]
 	recorded xfs-4k one-dio 'stack a1 a2 b1'
-	run "$TOP/reach/table" --source "$RESULTS" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS"
+	run "$TOP/reach/table" --source "$RESULTS" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS" "$@"
 	[[ $status == 2 && $output == *"no call of inode_dio_wait() there" ]]
 }
