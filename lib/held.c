@@ -378,7 +378,8 @@ void rw_check_slept(const char *what)
 	rw_fail("%s may not sleep, and slept until the gate was opened, in %s", what, where);
 }
 
-static bool sleeps(pid_t pid, bool (*there)(const char *stack, const char *arg), const char *arg)
+/* `function` NULL: in the drain. */
+static bool sleeps(pid_t pid, const char *function)
 {
 	static struct rw_task t[RW_MAX_TASKS];
 	uint64_t end = rw_now_ns() + 2000 * RW_MS;
@@ -389,32 +390,23 @@ static bool sleeps(pid_t pid, bool (*there)(const char *stack, const char *arg),
 			rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, RW_STACKS);
 
 		for (unsigned int i = 0; i < n; i++)
-			if (t[i].tid == pid && t[i].state != 'R' && there(t[i].stack, arg))
+			if (t[i].tid == pid && t[i].state != 'R' &&
+			    (function ? strstr(t[i].stack, function) != NULL
+				      : rw_in_drain(t[i].stack)))
 				return true;
 		sched_yield();
 	} while (rw_now_ns() < end);
 	return false;
 }
 
-static bool is_drain(const char *stack, const char *unused)
-{
-	(void)unused;
-	return rw_in_drain(stack);
-}
-
-static bool has_function(const char *stack, const char *function)
-{
-	return strstr(stack, function);
-}
-
 bool rw_in_drain_now(pid_t pid)
 {
-	return sleeps(pid, is_drain, NULL);
+	return sleeps(pid, NULL);
 }
 
 bool rw_asleep_in(pid_t pid, const char *function)
 {
-	return sleeps(pid, has_function, function);
+	return sleeps(pid, function);
 }
 
 void rw_submitted(void)

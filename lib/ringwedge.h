@@ -342,7 +342,7 @@ struct rw_io {
 	size_t len; /* at most RW_MAX_WRITE */
 	int rwf;
 	size_t valid; /* the rest of the buffer faults (whole pages); 0: all of it is there */
-	size_t into;  /* its page the buffer begins */
+	size_t into;  /* the buffer begins so far into its page; with `valid` whole pages */
 	bool done;
 	long res;
 	unsigned int promise;

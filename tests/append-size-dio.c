@@ -77,8 +77,7 @@ static void racing(struct rw_ring *ring, off_t off)
 		rw_wait_paused(&looker);
 		if (l->found)
 			rw_fail("a direct read behind the old end found %s, and not what the file "
-				"had "
-				"grown by",
+				"had grown by",
 				l->found);
 		rw_then(f, (struct rw_change){ RW_KEEP });
 		rw_set_up(ftruncate(f->fd, SIZE));

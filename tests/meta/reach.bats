@@ -184,9 +184,9 @@ row() {
 }
 
 @test "nothing recorded, or no kernel source, is an error" {
-	run "$TOP/reach/table" --source "$TREE" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS" "$@"
+	run "$TOP/reach/table" --source "$TREE" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS"
 	[[ $status == 2 && $output == *"was it a run with --reach?" ]]
 	recorded xfs-4k one-dio 'stack a1 a2 b1'
-	run "$TOP/reach/table" --source "$RESULTS" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS" "$@"
+	run "$TOP/reach/table" --source "$RESULTS" --frames "$BATS_TEST_TMPDIR/frames" "$RESULTS"
 	[[ $status == 2 && $output == *"no call of inode_dio_wait() there" ]]
 }
