@@ -284,6 +284,7 @@ static char *next_line(FILE *file, char **line, size_t *size)
 
 static void heard_event(struct job *j, json_t *event)
 {
+	static bool told; /* by some guest: which kernel it is */
 	const char *kind = text_of(event, "event"), *verdict = text_of(event, "verdict");
 	struct unit *u;
 	int i;
@@ -313,10 +314,12 @@ static void heard_event(struct job *j, json_t *event)
 	}
 	if (!strcmp(kind, "end") || !strcmp(kind, "check"))
 		judge(j, event);
-	if (!strcmp(kind, "guest"))
+	if (!strcmp(kind, "guest")) {
 		known_kernel(text_of(event, "kernel"));
-	if (!strcmp(kind, "guest") && j->nr)
-		return; /* the same kernel in every job: once is enough */
+		if (told)
+			return; /* the same kernel in every job */
+		told = true;
+	}
 	journal_append(journal, json_incref(event));
 }
 
