@@ -155,13 +155,13 @@ void rw_move_to(const char *dir);
  */
 struct rw_own {
 	const char *type;
-	bool through;	/* set before the mount: on a device without a cache */
-	bool dies;	/* the same: it is to be shut down, or cut, of which the kernel complains */
-	off_t journal;	/* set before it is made: ext4's, on the filesystem under test */
-	int image;	/* its descriptor */
-	int rest;	/* what was cut off of it */
-	off_t cut;	/* and from where on */
-	char mnt[4200]; /* where it is mounted */
+	bool through; /* set before the mount: on a device without a cache */
+	bool dies; /* set before it is made: it is to be shut down, or cut, of which the kernel complains */
+	off_t journal;	 /* set before it is made: ext4's, on the filesystem under test */
+	int image;	 /* its descriptor */
+	int rest;	 /* what was cut off of it */
+	off_t cut;	 /* and from where on */
+	char mnt[4200];	 /* where it is mounted */
 	char device[32]; /* "/dev/loop7", another one after each mount */
 };
 /* Make it, and make files there from here on; mkfs's options NULL-ended, or NULL. SKIP without root. */
@@ -170,6 +170,11 @@ void rw_own_make(struct rw_own *own, const char *const *mkfs_options);
 int rw_own_mount(struct rw_own *own, const char *options) __attribute__((warn_unused_result));
 /* It was unmounted, and the last to use it has gone: wait until it has let go of its device. */
 void rw_own_gone(const struct rw_own *own);
+/*
+ * Lose all that is not on stable storage, as by a loss of power, and come back: the filesystem is shut
+ * down without a flush of its log, and mounted anew. f->fd is another one then.
+ */
+void rw_own_lose_power(struct rw_own *own, struct rw_file *f);
 /*
  * The device ends in the middle of the file's last written extent on it: reads behind fail with EIO, in
  * the driver's worker. Until it is mended, unharmed, the filesystem is read-only. f->fd is another one

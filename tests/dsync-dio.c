@@ -11,17 +11,10 @@
 #include "ringwedge.h"
 
 #include <dirent.h>
-#include <linux/fs.h>
-#include <poll.h>
-#include <sys/mount.h>
 
 #define SIZE (256 * RW_KIB)
 #define AT (64 * RW_KIB)
 #define LEN (48 * RW_KIB) /* three turns of RW_MIXED */
-
-/* The same on xfs (XFS_IOC_GOINGDOWN), ext4 (EXT4_IOC_SHUTDOWN) and f2fs (F2FS_IOC_SHUTDOWN). */
-#define GOING_DOWN _IOR('X', 125, uint32_t)
-#define NO_LOG_FLUSH 2
 
 static void sync_filesystem(const struct rw_file *f)
 {
@@ -91,25 +84,6 @@ static const struct to {
 	{ RW_WRITTEN, SIZE + AT, .ahead = true },
 };
 
-/* Lose all that is not on stable storage, and come back. */
-static void lose_power(struct rw_own *o, struct rw_file *f)
-{
-	uint64_t end = rw_until(20000);
-	uint32_t how = NO_LOG_FLUSH;
-	int fd = (int)rw_set_up(open(o->mnt, O_RDONLY | O_DIRECTORY));
-
-	rw_ok(ioctl(fd, GOING_DOWN, &how));
-	close(fd);
-	close(f->fd);
-	while (umount(o->mnt)) { /* rings let go of their files a little later */
-		if (errno != EBUSY || !rw_more(end))
-			rw_broken("umount: %s", strerror(errno));
-		poll(NULL, 0, 1);
-	}
-	rw_eq(rw_own_mount(o, NULL), 0);
-	f->fd = (int)rw_ok(open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC));
-}
-
 static struct rw_file *make(const struct to *to)
 {
 	const size_t block = rw_block_size(), sector = rw_sector_size();
@@ -139,8 +113,6 @@ static void run(const void *const *at)
 	const struct how *how = at[0];
 	struct rw_own own = { .through = how->through, .dies = true };
 
-	if (!(rw_fs() & (RW_XFS | RW_EXT4 | RW_F2FS)))
-		rw_skip("needs a filesystem that can be shut down: xfs, ext4 or f2fs");
 	rw_own_make(&own, NULL);
 	rw_eq(rw_own_mount(&own, NULL), 0);
 	for (size_t i = 0; i < RW_ARRAY_SIZE(tos); i++) {
@@ -168,7 +140,7 @@ static void run(const void *const *at)
 		if (how->all)
 			how->all(f);
 		rw_ring_close(ring);
-		lose_power(&own, f);
+		rw_own_lose_power(&own, f);
 		if (tos[i].ahead)
 			rw_ok(ftruncate(f->fd, tos[i].off + LEN));
 		rw_then(f, (struct rw_change){ RW_KEEP });
