@@ -28,6 +28,36 @@ static void timed(const void *ring)
 	rw_wait((struct rw_ring *)ring, N, 3600);
 }
 
+#define MIN_TIMEOUT (1u << 15) /* IORING_FEAT_MIN_TIMEOUT, Linux 6.12 */
+
+/* For `n`, but after a millisecond one is enough (min_wait_usec, once `pad`). As a system call. */
+static int enter_min_wait(const struct rw_ring *ring, unsigned int n)
+{
+	struct __kernel_timespec ts = { .tv_sec = 3600 };
+	struct io_uring_getevents_arg arg = { .pad = 1000, .ts = (uintptr_t)&ts };
+	const unsigned int fd = (unsigned int)rw_uring((struct rw_ring *)ring)->ring_fd;
+	int ret;
+
+	do
+		ret = io_uring_enter2(fd, 0, n, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+				      (void *)&arg, sizeof(arg));
+	while (ret == -EINTR);
+	errno = -ret;
+	return ret < 0 ? -1 : 0;
+}
+
+static void min_wait(const void *p)
+{
+	struct rw_ring *ring = (struct rw_ring *)p;
+	unsigned int n;
+
+	while ((n = rw_unreaped(ring)) > NEVER) { /* more than will come */
+		rw_ok(enter_min_wait(ring, n));
+		if (!rw_reap_ready(ring))
+			rw_fail("a wait for completions ended without any");
+	}
+}
+
 /* One by one, as the eventfd tells. */
 static void reap(const void *ring)
 {
@@ -64,6 +94,7 @@ static const struct way {
 } ways[] = {
 	{ "all", all },
 	{ "timed", timed },
+	{ "min-wait", min_wait },
 	{ "reap", reap },
 	{ "poll", poll_all },
 	{ "poll-by-another", poll_once, true },
@@ -101,6 +132,8 @@ static void run(const void *const *at)
 	int fd = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
 	const struct rw_who *who = &rw_whos[way->other];
 
+	if (way->wait == min_wait && !(rw_uring(ring)->features & MIN_TIMEOUT))
+		rw_skip("needs IORING_FEAT_MIN_TIMEOUT, Linux 6.12");
 	if (!kind->aio && way->wait != reap)
 		queue_never(ring, fd);
 	if (rw_has_gate())
