@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fallocate(2), clone and copy on a synchronous file, after direct writes that were not synchronous.
+ *
+ * The call forces the log before it returns (xfs_file_fallocate() and xfs_file_remap_range(), by
+ * xfs_file_sync_writes(); ext4_handle_sync() and ext4_fallocate()). Without that it is in memory only;
+ * and so is the end of the writes before it, which come before it in the log: the conversion of
+ * unwritten blocks and the size. When the filesystem is shut down without a flush of its log, as by a
+ * loss of power, and mounted again, all of it must be there.
+ */
+#include "ringwedge.h"
+
+#include <linux/falloc.h>
+#include <linux/fs.h>
+
+#define SIZE (256 * RW_KIB)
+#define AT (64 * RW_KIB)
+#define LEN (64 * RW_KIB)
+
+static const struct op {
+	const char *name;
+	int mode;
+	struct rw_change change;
+	bool clone, copy;
+} ops[] = {
+	{ "allocate", 0, { RW_GROW, AT, SIZE } },
+	{ "punch-hole", FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, { RW_ZERO, AT, LEN } },
+	{ "zero-range", FALLOC_FL_ZERO_RANGE, { RW_ZERO, AT, LEN } },
+	{ "collapse-range", FALLOC_FL_COLLAPSE_RANGE, { RW_COLLAPSE, AT, LEN } },
+	{ "insert-range", FALLOC_FL_INSERT_RANGE, { RW_INSERT, AT, LEN } },
+	{ "clone", 0, { RW_COPY, AT, LEN }, .clone = true },
+	{ "copy", 0, { RW_COPY, AT, LEN }, .copy = true },
+};
+
+/* Of the inode (chattr +S), which ext4 asks for most, and of the descriptor. */
+static int synchronous(const struct rw_file *f)
+{
+	int fd = (int)rw_ok(open(rw_path(f), O_RDWR | O_DIRECT | O_SYNC | O_CLOEXEC));
+	unsigned int flags;
+
+	rw_ok(ioctl(fd, FS_IOC_GETFLAGS, &flags));
+	flags |= FS_SYNC_FL;
+	rw_ok(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+	rw_ok(fsync(fd));
+	return fd;
+}
+
+static void call(const struct op *op, int fd)
+{
+	const struct rw_change *c = &op->change;
+	struct file_clone_range clone = {
+		.src_fd = fd,
+		.src_length = (uint64_t)c->len,
+		.dest_offset = (uint64_t)c->off,
+	};
+	loff_t in = 0, out = c->off;
+
+	if (op->clone)
+		rw_supported("clone", ioctl(fd, FICLONERANGE, &clone));
+	else if (op->copy)
+		rw_eq(rw_ok(copy_file_range(fd, &in, fd, &out, (size_t)c->len, 0)), c->len);
+	else
+		rw_supported("fallocate", fallocate(fd, op->mode, c->off, c->len));
+}
+
+static void step(struct rw_own *own, const struct op *op, enum rw_state state)
+{
+	struct rw_file *f = rw_file("file", state, SIZE);
+	struct rw_ring *ring = rw_ring(&rw_ring_kinds[0], 3);
+	struct rw_change change = op->change;
+	int fd = synchronous(f);
+
+	rw_use(ring, f);
+	rw_write(ring, f, 0, 32 * RW_KIB, 0);
+	rw_write(ring, f, AT + LEN / 2, LEN, 0);
+	rw_write(ring, f, SIZE, 32 * RW_KIB, 0);
+	rw_reap(ring);
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	rw_ring_close(ring);
+	call(op, fd);
+	if (op->clone || op->copy)
+		change.from = f; /* its beginning */
+	rw_then(f, change);
+	close(fd);
+	rw_own_lose_power(own, f);
+	rw_verify(f);
+}
+
+static void run(const void *const *at)
+{
+	static const enum rw_state states[] = { RW_WRITTEN, RW_UNWRITTEN, RW_HOLE };
+	struct rw_own own = { .dies = true };
+
+	if (!(rw_fs() & (RW_XFS | RW_EXT4)))
+		rw_skip("only xfs and ext4 promise that");
+	rw_own_make(&own, NULL);
+	rw_eq(rw_own_mount(&own, NULL), 0);
+	for (size_t i = 0; i < RW_ARRAY_SIZE(states); i++)
+		step(&own, at[0], states[i]);
+}
+
+static const char *const groups[] = { "dsync", NULL };
+static const char *const needs[] = { "root, for a filesystem of its own", NULL };
+
+const struct rw_test rw_test = {
+	.name = "sync-op-dio",
+	.summary = "what was done to a synchronous file after direct writes outlives a shutdown",
+	.groups = groups,
+	.needs = needs,
+	.axes = { RW_AXIS(ops) },
+	.run = run,
+};
