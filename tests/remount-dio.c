@@ -10,6 +10,7 @@
 #include "ringwedge.h"
 
 #include <mntent.h>
+#include <poll.h>
 #include <sys/mount.h>
 
 #define SIZE (256 * RW_KIB)
@@ -89,12 +90,20 @@ static void read_only(const void *p)
 	*m->refused |= ret || !shut;
 }
 
-/* It succeeds as soon as nobody has a file open for writing. */
+/*
+ * It succeeds as soon as nobody has a file open for writing. __fput() lets go of the inode, which
+ * rw_sole() sees, before it lets go of the mount and of an unlinked inode (fs/file_table.c).
+ */
 static void read_only_and_back(const struct mounted *m, struct rw_file *f)
 {
+	uint64_t end = rw_until(20000);
+	int ret;
+
 	rw_sole(f);
 	close(f->fd);
-	must(remount(m, MS_RDONLY, NULL), "remount read-only");
+	while ((ret = remount(m, MS_RDONLY, NULL)) && errno == EBUSY && rw_more(end))
+		poll(NULL, 0, 1);
+	must(ret, "remount read-only");
 	must(remount(m, 0, NULL), "remount read-write");
 	f->fd = (int)rw_ok(open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC));
 }
