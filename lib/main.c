@@ -465,8 +465,11 @@ static void describe(const unsigned int *chosen, char **names, unsigned int n)
 		variant_at(chosen[i], at, name, sizeof(name));
 		if (rw_test.wedges && rw_test.wedges(at))
 			wedge[n_wedge++] = names[i];
-		/* The first of each row of the first axis: the last axes change quickest. */
-		if (!n_quick || at[0] != last)
+		/*
+		 * The first of each row of the first axis: the last axes change quickest. Of an axis of
+		 * the kinds of rings one will do.
+		 */
+		if (!n_quick || (at[0] != last && rw_test.axes[0].rows != rw_ring_kinds))
 			quick[n_quick++] = names[i];
 		last = at[0];
 	}
