@@ -55,6 +55,33 @@ static void dirty(struct rw_ring *ring)
 	close(fd);
 }
 
+/* Reads that begin, or end, within a page that is dirty, beside pages that are not. */
+static void dirty_part(struct rw_ring *ring)
+{
+	static const struct {
+		int off, len; /* in sectors, from the dirty page on */
+	} parts[READS] = { { 3, 21 }, { -24, 29 }, { 5, 2 }, { -3, 6 } };
+	const off_t sector = (off_t)rw_sector_size();
+	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
+	struct rw_io io[READS];
+
+	rw_use(ring, f);
+	for (int i = 0; i < READS; i++) {
+		const off_t page = (i + 1) * READ;
+
+		rw_cache_dirty(f, page, PAGE);
+		io[i] = (struct rw_io){ .read = true,
+					.off = page + parts[i].off * sector,
+					.len = (size_t)(parts[i].len * sector) };
+	}
+	for (int i = 0; i < READS; i++)
+		rw_submit(ring, f, &io[i]);
+	rw_reap(ring);
+	for (int i = 0; i < READS; i++)
+		rw_check_read(&io[i], SIZE);
+	rw_verify(f);
+}
+
 /* Writes to blocks of every state: reads find what was there before, or the data. */
 static void over_writes(struct rw_ring *ring)
 {
@@ -114,6 +141,7 @@ static const struct scene {
 	void (*play)(struct rw_ring *ring);
 } scenes[] = {
 	{ "dirty", dirty },
+	{ "dirty-part", dirty_part },
 	{ "over-writes", over_writes },
 	{ "cached-beside", cached_beside },
 };
@@ -128,10 +156,11 @@ static void run(const void *const *at)
 
 static bool has(const void *const *at)
 {
+	const struct scene *scene = at[0];
 	const struct rw_ring_kind *kind = at[1];
 
-	return ((const struct scene *)at[0])->play != cached_beside || kind == &rw_ring_kinds[0] ||
-	       kind->aio;
+	return (scene->play != cached_beside && scene->play != dirty_part) ||
+	       kind == &rw_ring_kinds[0] || kind->aio;
 }
 
 static const char *const guards[] = {
