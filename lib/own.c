@@ -11,6 +11,7 @@
 #include <linux/loop.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 
@@ -69,6 +70,19 @@ static int loop_device(int image, char *name, size_t len)
 	user = (int)rw_set_up(open(name, O_RDONLY | O_CLOEXEC));
 	close(fd);
 	return user;
+}
+
+int rw_own_device(size_t size)
+{
+	int image = (int)rw_set_up(memfd_create("device", MFD_CLOEXEC)), user, fd;
+	char name[32];
+
+	rw_set_up(ftruncate(image, (off_t)size));
+	user = loop_device(image, name, sizeof(name));
+	fd = (int)rw_set_up(open(name, O_RDWR | O_CLOEXEC));
+	close(user);
+	close(image);
+	return fd;
 }
 
 /* A device for the journal alone. It is kept open, and goes with the test. */

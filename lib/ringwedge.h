@@ -184,6 +184,11 @@ void rw_own_cut(struct rw_own *own, struct rw_file *f);
 void rw_own_mend(struct rw_own *own, struct rw_file *f);
 /* Is any of the range, as the file has it on the device, behind that? */
 bool rw_own_is_cut(const struct rw_own *own, const struct rw_file *f, off_t off, size_t len);
+/*
+ * A block device in memory, which the gate does not hold. It goes with the descriptor, and its mappings.
+ * SKIP without root.
+ */
+int rw_own_device(size_t size);
 /* The path of the file, for calls that want one. */
 const char *rw_path(const struct rw_file *f);
 
