@@ -374,14 +374,20 @@ static void queue(struct rw_ring *r, const struct io_uring_sqe *from, struct req
 	*sqe = *from;
 	if (q->op.file)
 		give_fd(r, sqe, q->op.file);
-	io_uring_sqe_set_data(sqe, q);
+	io_uring_sqe_set_data(sqe, q->op.silent ? NULL : q);
 	q->sqe_flags = sqe->flags;
 	r->queued++;
 }
 
 void rw_queue(struct rw_ring *r, const struct io_uring_sqe *sqe, const struct rw_op *op)
 {
-	queue(r, sqe, take(r, op));
+	struct request *q = take(r, op);
+
+	queue(r, sqe, q);
+	if (op->silent) {
+		q->busy = false;
+		r->busy--;
+	}
 }
 
 #define VECTORED (8 * RW_KIB)

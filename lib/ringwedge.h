@@ -328,6 +328,7 @@ struct rw_op {
 	long want;	      /* the exact result, or RW_ANY */
 	bool must_wait;	      /* not to end before the gate was opened */
 	bool any_order;	      /* of its end, in a chain of links or behind a drain */
+	bool silent;	      /* nobody hears of it: not to be reaped */
 };
 #define RW_ANY LONG_MIN
 /* Queue a copy of `sqe`; rw_submit_queued() submits it. */

@@ -97,14 +97,11 @@ void rw_write_shaped(struct rw_ring *ring, struct rw_file *f, const struct rw_sh
 	}
 	sqe.rw_flags = shape->rwf;
 	sqe.flags = (__u8)shape->flags;
-	if (shape->flags & IOSQE_CQE_SKIP_SUCCESS) { /* nobody hears of it */
-		*io_uring_get_sqe(rw_uring(ring)) = sqe;
-		rw_ok(io_uring_submit(rw_uring(ring)) == 1 ? 0 : -1);
-		return;
-	}
 	if (shape->before)
 		queue_nop(ring, shape->before);
-	rw_queue(ring, &sqe, &(struct rw_op){ "write", f, (long)len });
+	rw_queue(ring, &sqe,
+		 &(struct rw_op){ "write", f, (long)len,
+				  .silent = shape->flags & IOSQE_CQE_SKIP_SUCCESS });
 	if (shape->flags & IOSQE_IO_LINK)
 		queue_nop(ring, 0);
 	rw_submit_queued(ring, 0);

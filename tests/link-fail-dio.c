@@ -4,7 +4,9 @@
  *
  * What is linked to it is not done (req_set_fail(), io_disarm_next()): it ends with -ECANCELED and none of
  * its bytes may be in the file. What is hard-linked, drained behind it or beside it is done. A chain that
- * goes on writes what nobody wants, one that is dropped never ends.
+ * goes on writes what nobody wants, one that is dropped never ends. One that is told of only if it fails
+ * (IOSQE_CQE_SKIP_SUCCESS), or is short, must still be told of: who counts on that takes it for done. What
+ * is linked to it is not told of then.
  */
 #include "ringwedge.h"
 
@@ -14,6 +16,7 @@
 #define AT (64 * RW_KIB)
 #define LEN (16 * RW_KIB)
 #define LAST (128 * RW_KIB)
+#define SILENT IOSQE_CQE_SKIP_SUCCESS
 
 static void bad_write(struct io_uring_sqe *sqe, int fd)
 {
@@ -25,14 +28,24 @@ static void bad_fallocate(struct io_uring_sqe *sqe, int fd)
 	io_uring_prep_fallocate(sqe, fd, 0, 0, 0);
 }
 
+static void short_read(struct io_uring_sqe *sqe, int fd)
+{
+	static char buf[2 * LEN] __attribute__((aligned(4096)));
+
+	io_uring_prep_read(sqe, fd, buf, sizeof(buf), SIZE - LEN);
+}
+
 static const struct part {
 	const char *name;
 	void (*prepare)(struct io_uring_sqe *sqe, int fd);
 	const char *what;
-	long error;
+	long res;
+	unsigned int flags; /* IOSQE_* */
 } parts[] = {
 	{ "failed-write", bad_write, "write of no memory", -EFAULT },
 	{ "failed-fallocate", bad_fallocate, "fallocate of nothing", -EINVAL },
+	{ "silent-write", bad_write, "silent write of no memory", -EFAULT, SILENT },
+	{ "silent-short-read", short_read, "silent read across the end", LEN, SILENT },
 };
 
 static const struct link {
@@ -54,15 +67,17 @@ static void queue(struct rw_ring *ring, struct rw_file *f, const struct part *pa
 
 	rw_queue_write(ring, f, AT, LEN, link);
 	part->prepare(&fails, f->fd);
-	fails.flags = (__u8)link;
-	rw_queue(ring, &fails, &(struct rw_op){ part->what, f, part->error });
+	fails.flags = (__u8)(link | part->flags);
+	rw_queue(ring, &fails, &(struct rw_op){ part->what, f, part->res });
 	if (link != IOSQE_IO_LINK) {
 		rw_queue_write(ring, f, LAST, LEN, 0);
 		return;
 	}
 	memset(nobody, 0x55, sizeof(nobody));
 	io_uring_prep_write(&write, f->fd, nobody, sizeof(nobody), LAST);
-	rw_queue(ring, &write, &(struct rw_op){ "write linked to it", f, -ECANCELED });
+	rw_queue(ring, &write,
+		 &(struct rw_op){ "write linked to it", f, -ECANCELED,
+				  .silent = part->flags & SILENT });
 }
 
 static void submit_and_wait(const void *p)
@@ -99,6 +114,15 @@ static void run(const void *const *at)
 	rw_ring_close(ring);
 }
 
+/* A ring that has been silent once takes no drains any more. */
+static bool has(const void *const *at)
+{
+	const struct part *part = at[0];
+	const struct link *link = at[1];
+
+	return !(part->flags & SILENT) || link->flags != IOSQE_IO_DRAIN;
+}
+
 static const char *const guards[] = {
 	"9e645e1105ca io_uring: add support for sqe links (what breaks a chain)",
 	NULL,
@@ -113,5 +137,6 @@ const struct rw_test rw_test = {
 	.guards = guards,
 	.groups = groups,
 	.axes = { RW_AXIS(parts), RW_AXIS(links) },
+	.has = has,
 	.run = run,
 };
