@@ -4,9 +4,9 @@
  *
  * The completion of a direct write is queued for the ring's owner, and on a DEFER_TASKRUN ring wakes
  * it only when as many are queued as it waits for (io_req_local_work_add(), IOU_F_TWQ_LAZY_WAKE). One
- * that is counted wrongly, or left on a list (io_sq_tw()), or told to nobody who polls the ring
- * (io_poll_wq_wake(), the eventfd), is a wait that never ends. Nothing else may end it: besides the
- * writes there are requests in the ring that do not end.
+ * that is counted wrongly (by a timeout that the last is to end, too: io_flush_timeouts()), or left on a
+ * list (io_sq_tw()), or told to nobody who polls the ring (io_poll_wq_wake(), the eventfd), is a wait that
+ * never ends. Nothing else may end it: besides the writes there are requests in the ring that do not end.
  */
 #include "ringwedge.h"
 
@@ -87,6 +87,12 @@ static void poll_once(const void *ring)
 	poll_ring((struct rw_ring *)ring);
 }
 
+/* The writes, and the timeout that they end. */
+static void counted(const void *ring)
+{
+	rw_wait((struct rw_ring *)ring, N + 1, 0);
+}
+
 static const struct way {
 	const char *name;
 	void (*wait)(const void *ring);
@@ -99,6 +105,7 @@ static const struct way {
 	{ "poll", poll_all },
 	{ "poll-by-another", poll_once, true },
 	{ "all-by-another", all, true },
+	{ "counted", counted },
 };
 
 #define DEFER (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
@@ -123,12 +130,24 @@ static void queue_never(struct rw_ring *ring, int fd)
 	rw_submit_queued(ring, 0);
 }
 
+/* It ends when N requests have, and not by its time (io_uring_prep_timeout(3)). */
+static void queue_timeout(struct rw_ring *ring)
+{
+	static struct __kernel_timespec hour = { .tv_sec = 3600 };
+	struct io_uring_sqe sqe = { 0 };
+
+	io_uring_prep_timeout(&sqe, &hour, N, 0);
+	rw_queue(ring, &sqe,
+		 &(struct rw_op){ "timeout for all writes", .must_wait = rw_has_gate() });
+	rw_submit_queued(ring, 0);
+}
+
 static void run(const void *const *at)
 {
 	const struct way *way = at[0];
 	const struct rw_ring_kind *kind = at[1];
 	struct rw_file *f = rw_file("file", RW_WRITTEN, N * APART);
-	struct rw_ring *ring = rw_ring(kind, N + NEVER);
+	struct rw_ring *ring = rw_ring(kind, N + NEVER + 1);
 	int fd = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
 	const struct rw_who *who = &rw_whos[way->other];
 
@@ -136,6 +155,8 @@ static void run(const void *const *at)
 		rw_skip("needs IORING_FEAT_MIN_TIMEOUT, Linux 6.12");
 	if (!kind->aio && way->wait != reap)
 		queue_never(ring, fd);
+	if (way->wait == counted)
+		queue_timeout(ring);
 	if (rw_has_gate())
 		rw_gate_shut();
 	for (int i = 0; i < N; i++)
@@ -163,6 +184,8 @@ static bool has(const void *const *at)
 		return !way->other && (way->wait == all || way->wait == timed);
 	if (way->wait == timed)
 		return !kind->async && !(kind->setup & IORING_SETUP_SQPOLL);
+	if (way->wait == counted) /* in one call: docs/found/drain-defer-taskrun.md */
+		return !kind->setup && !kind->async;
 	return !way->other || !(kind->setup & IORING_SETUP_SINGLE_ISSUER);
 }
 
