@@ -2,11 +2,12 @@
 /*
  * What one ring hands to another, with direct writes in flight.
  *
- * A completion: a message linked behind the write (IORING_OP_MSG_RING) may not tell of it before it
- * has ended. Memory: buffers of one ring that another has registered, too
- * (IORING_REGISTER_CLONE_BUFFERS), and that both let go of while they are written from. Pages: of a
- * pipe that are spliced to the same inode, as a direct write that io-wq waits for, or into the page
- * cache next to it (IORING_OP_SPLICE). What is let go of too early is foreign data in the file.
+ * A completion: a message linked or drained behind the write (IORING_OP_MSG_RING) may not tell of it
+ * before it has ended, nor may one that came before count for it (cq_extra in req_need_defer()). Memory:
+ * buffers of one ring that another has registered, too (IORING_REGISTER_CLONE_BUFFERS), and that both let
+ * go of while they are written from. Pages: of a pipe that are spliced to the same inode, as a direct
+ * write that io-wq waits for, or into the page cache next to it (IORING_OP_SPLICE). What is let go of too
+ * early is foreign data in the file.
  */
 #include "ringwedge.h"
 
@@ -50,8 +51,23 @@ static void reap_message(const void *p)
 	rw_reap(ring[0]);
 }
 
-/* The message is linked behind the write: it tells that the data is there. */
-static void message(const struct rw_ring_kind *kind)
+/* A completion without a request: it may not count as one of those before a drain. */
+static void say_hello(struct rw_ring *from, struct rw_ring *to)
+{
+	struct io_uring_sqe sqe = { 0 };
+	struct io_uring_cqe *cqe;
+
+	io_uring_prep_msg_ring(&sqe, rw_uring(to)->ring_fd, 0, MESSAGE, 0);
+	rw_queue(from, &sqe, &(struct rw_op){ "message", NULL, 0 });
+	rw_submit_queued(from, 0);
+	rw_reap(from);
+	rw_enter("io_uring_enter (wait for a message)");
+	rw_eq(io_uring_wait_cqe(rw_uring(to), &cqe), 0);
+	io_uring_cqe_seen(rw_uring(to), cqe);
+}
+
+/* The message is linked, or drained, behind the write: it tells that the data is there. */
+static void message(const struct rw_ring_kind *kind, bool drained)
 {
 	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
 	struct rw_ring *ring[] = { rw_ring(kind, 2), rw_ring(kind, 2) };
@@ -59,9 +75,12 @@ static void message(const struct rw_ring_kind *kind)
 
 	if (!rw_has_opcode(ring[0], IORING_OP_MSG_RING))
 		rw_skip("needs IORING_OP_MSG_RING");
+	if (drained)
+		say_hello(ring[1], ring[0]);
 	io_uring_prep_msg_ring(&sqe, rw_uring(ring[1])->ring_fd, LEN, MESSAGE, 0);
+	sqe.flags = drained ? IOSQE_IO_DRAIN : 0;
 	shut();
-	rw_queue_write(ring[0], f, 0, LEN, IOSQE_IO_LINK);
+	rw_queue_write(ring[0], f, 0, LEN, drained ? 0 : IOSQE_IO_LINK);
 	rw_queue(ring[0], &sqe, &(struct rw_op){ "message", NULL, 0, .must_wait = rw_has_gate() });
 	if (rw_has_gate())
 		rw_held_by(&rw_whos[0], reap_message, ring, false);
@@ -75,8 +94,13 @@ static void message(const struct rw_ring_kind *kind)
 
 static void messages(void)
 {
-	message(&rw_ring_kinds[0]);
-	message(&rw_ring_kinds[2]);
+	message(&rw_ring_kinds[0], false);
+	message(&rw_ring_kinds[2], false);
+}
+
+static void drained_message(void)
+{
+	message(&rw_ring_kinds[0], true);
 }
 
 static void unregister_and_reap(const void *p)
@@ -209,6 +233,7 @@ static const struct scene {
 	void (*play)(void);
 } scenes[] = {
 	{ "message", messages },
+	{ "drained-message", drained_message },
 	{ "cloned-buffers", cloned_buffers },
 	{ "splice", splice_direct },
 	{ "splice-cached", splice_cached },
