@@ -134,11 +134,12 @@ static void set_up_uring(struct rw_ring *r)
 	}
 	if (r->kind->overflows) {
 		p.flags |= IORING_SETUP_CQSIZE;
-		p.cq_entries = 1;
+		p.cq_entries = r->kind->overflows;
 	}
 	if (p.flags & IORING_SETUP_SQPOLL)
 		p.sq_thread_idle = 10; /* ms; a thread that polls for long starves the others */
-	ret = io_uring_queue_init_params(r->kind->overflows ? 1 : r->depth * 2, &r->uring, &p);
+	ret = io_uring_queue_init_params(r->kind->overflows ? r->kind->overflows : r->depth * 2,
+					 &r->uring, &p);
 	if (ret < 0)
 		no_ring(r->kind, -ret);
 	if (r->kind->fixed) {

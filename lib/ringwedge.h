@@ -265,7 +265,8 @@ struct rw_ring_kind {
 	bool sync;	    /* pwritev2(2) and preadv2(2): all is done at once */
 	bool poll;	    /* aio: looks at the events in memory, never enters the kernel */
 	bool eventfd;	    /* told by eventfd(2) */
-	bool overflows;	    /* room for one entry: completions overflow (IORING_FEAT_NODROP) */
+	/* Room for so few entries that completions overflow (IORING_FEAT_NODROP); 0: enough. */
+	unsigned int overflows;
 };
 extern const struct rw_ring_kind rw_ring_kinds[7];
 /* Where how a write was submitted makes no difference, but who completes it might. */
