@@ -282,6 +282,11 @@ struct io_uring *rw_uring(struct rw_ring *r)
 	return &r->uring;
 }
 
+io_context_t rw_aio_context(struct rw_ring *r)
+{
+	return r->aio;
+}
+
 void rw_use(struct rw_ring *r, struct rw_file *f)
 {
 	unsigned int i;
@@ -885,7 +890,7 @@ void rw_ring_close(struct rw_ring *r)
 {
 	rw_enter("close the ring");
 	if (r->kind->aio)
-		io_destroy(r->aio);
+		rw_eq(io_destroy(r->aio), 0);
 	else if (!r->kind->sync)
 		io_uring_queue_exit(&r->uring);
 	if (r->kind->eventfd)

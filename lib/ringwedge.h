@@ -406,6 +406,7 @@ void rw_unpinned(void);
 void rw_use_memory(void);
 /* For what there is no call for. */
 struct io_uring *rw_uring(struct rw_ring *ring);
+struct io_context *rw_aio_context(struct rw_ring *ring); /* libaio.h: io_context_t */
 
 /* What a request for a direct write may look like, where it must not make a difference (shape.c). */
 struct rw_shape {
