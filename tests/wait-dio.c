@@ -96,7 +96,8 @@ static void counted(const void *ring)
 static const struct way {
 	const char *name;
 	void (*wait)(const void *ring);
-	bool other; /* task */
+	bool other;	    /* task */
+	bool half_is_there; /* before the wait begins */
 } ways[] = {
 	{ "all", all },
 	{ "timed", timed },
@@ -106,6 +107,7 @@ static const struct way {
 	{ "poll-by-another", poll_once, true },
 	{ "all-by-another", all, true },
 	{ "counted", counted },
+	{ "the-rest", all, .half_is_there = true },
 };
 
 #define DEFER (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
@@ -150,6 +152,7 @@ static void run(const void *const *at)
 	struct rw_ring *ring = rw_ring(kind, N + NEVER + 1);
 	int fd = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
 	const struct rw_who *who = &rw_whos[way->other];
+	int i = 0;
 
 	if (way->wait == min_wait && !(rw_uring(ring)->features & MIN_TIMEOUT))
 		rw_skip("needs IORING_FEAT_MIN_TIMEOUT, Linux 6.12");
@@ -157,9 +160,13 @@ static void run(const void *const *at)
 		queue_never(ring, fd);
 	if (way->wait == counted)
 		queue_timeout(ring);
+	for (; way->half_is_there && i < N / 2; i++)
+		rw_write(ring, f, i * APART, LEN, 0);
+	if (rw_has_gate() && i)
+		rw_done();
 	if (rw_has_gate())
 		rw_gate_shut();
-	for (int i = 0; i < N; i++)
+	for (; i < N; i++)
 		rw_write(ring, f, i * APART, LEN, 0);
 	if (rw_has_gate())
 		rw_held_by(who, way->wait, ring, false);
@@ -180,6 +187,8 @@ static bool has(const void *const *at)
 
 	if (kind->eventfd || way->wait == reap)
 		return kind->eventfd && way->wait == reap;
+	if (way->half_is_there)
+		return !kind->async && !(kind->setup & IORING_SETUP_SQPOLL);
 	if (kind->aio)
 		return !way->other && (way->wait == all || way->wait == timed);
 	if (way->wait == timed)
