@@ -70,6 +70,18 @@ static void many(const void *p)
 	rw_reap(a->ring);
 }
 
+/* Nobody is to poll for it: aio_prep_rw() takes the flag off. */
+static void high_priority(const void *p)
+{
+	const struct arg *a = p;
+	struct rw_io io = { .read = true, .len = LEN, .rwf = RWF_HIPRI };
+
+	rw_reap(a->ring);
+	rw_submit(a->ring, a->file, &io);
+	rw_reap(a->ring);
+	rw_eq(io.res, LEN);
+}
+
 static const struct op {
 	const char *name;
 	void (*call)(const void *);
@@ -83,6 +95,7 @@ static const struct op {
 	{ "punch-beside-uring", punch, true, .uring = true, .change = { RW_ZERO, AT, LEN } },
 	{ "sync", sync_file },
 	{ "cancel", cancel, true, .change = { RW_ZERO, AT, LEN } },
+	{ "high-priority", high_priority },
 };
 
 static void submit(const struct arg *a)
@@ -149,9 +162,12 @@ static void run(const void *const *at)
 
 static bool has(const void *const *at)
 {
+	const struct rw_ring_kind *kind = at[0];
 	const struct op *op = at[1];
 	const struct rw_who *who = at[2];
 
+	if (op->call == high_priority && (kind->poll || kind->eventfd))
+		return false;
 	/* Another task has another address space, where the events are not. */
 	return !who->other || op->call == punch;
 }
@@ -159,6 +175,7 @@ static bool has(const void *const *at)
 static const char *const guards[] = {
 	"b820de741ae4 fs/aio: Restrict kiocb_set_cancel_fn() to I/O submitted via libaio",
 	"838b35bb6a89 io_uring/rw: disable IOCB_DIO_CALLER_COMP",
+	"154989e45fd8 aio: clear IOCB_HIPRI",
 	NULL,
 };
 
