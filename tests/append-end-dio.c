@@ -106,6 +106,30 @@ static void chain_of_blocks(const struct rw_ring_kind *kind)
 	chain(kind, 0, LEN, true);
 }
 
+/*
+ * From written blocks into a hole, where the file has grown by ftruncate(2). Without extents the hole's
+ * part is for the page cache, once the other one has ended (-ENOTBLK in __iomap_dio_rw()).
+ */
+static void into_hole(const struct rw_ring_kind *kind)
+{
+	struct rw_ring *ring = rw_ring(kind, 1);
+	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
+
+	rw_set_up(ftruncate(f->fd, 2 * SIZE));
+	rw_then(f, (struct rw_change){ RW_RESIZE, 2 * SIZE });
+	if (rw_has_gate())
+		rw_gate_shut();
+	rw_write(ring, f, SIZE - LEN / 2, LEN, 0);
+	if (rw_has_gate()) {
+		rw_in_flight(1);
+		rw_gate_open();
+	}
+	rw_reap(ring);
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	rw_verify(f);
+	rw_ring_close(ring);
+}
+
 static const struct scene {
 	const char *name;
 	void (*play)(const struct rw_ring_kind *kind);
@@ -115,6 +139,7 @@ static const struct scene {
 	{ "by-position", by_position },
 	{ "chain-of-sectors", chain_of_sectors },
 	{ "chain-of-blocks", chain_of_blocks },
+	{ "into-hole", into_hole },
 };
 
 static void run(const void *const *at)
