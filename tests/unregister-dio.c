@@ -15,22 +15,44 @@
 #define LEN (16 * RW_KIB)
 #define FROM (3 * LEN) /* N writes: to each sort of block of RW_MIXED */
 #define N 4
+#define BUFFERS (N / 2 + 1) /* of a ring with room for N writes and another request */
 
-static void unregister(struct io_uring *ring)
+static void unregister(struct rw_ring *r)
 {
+	struct io_uring *ring = rw_uring(r);
+
 	rw_enter("io_uring_register (unregister buffers and files)");
 	rw_eq(io_uring_unregister_buffers(ring), 0);
 	rw_eq(io_uring_unregister_files(ring), 0);
 }
 
-static void replace(struct io_uring *ring)
+static void replace_buffers(struct rw_ring *ring)
 {
-	struct iovec none[N / 2] = { { NULL, 0 } }; /* as many as the ring has */
+	struct iovec none[BUFFERS] = { { NULL, 0 } };
+
+	rw_enter("io_uring_register (replace buffers)");
+	rw_eq(io_uring_register_buffers_update_tag(rw_uring(ring), 0, none, NULL, BUFFERS),
+	      BUFFERS);
+}
+
+static void replace(struct rw_ring *ring)
+{
 	int no_file = -1;
 
-	rw_enter("io_uring_register (replace buffers and files)");
-	rw_eq(io_uring_register_buffers_update_tag(ring, 0, none, NULL, N / 2), N / 2);
-	rw_eq(io_uring_register_files_update(ring, 0, &no_file, 1), 1);
+	replace_buffers(ring);
+	rw_enter("io_uring_register (replace files)");
+	rw_eq(io_uring_register_files_update(rw_uring(ring), 0, &no_file, 1), 1);
+}
+
+/* The file by a request of the ring itself, which is done at once. */
+static void close_file(struct rw_ring *ring)
+{
+	struct io_uring_sqe sqe = { 0 };
+
+	replace_buffers(ring);
+	io_uring_prep_close_direct(&sqe, 0);
+	rw_queue(ring, &sqe, &(struct rw_op){ "close", NULL, 0 });
+	rw_submit_queued(ring, 0);
 }
 
 static const struct rw_ring_kind fixed = { .name = "fixed", .fixed = true };
@@ -39,13 +61,12 @@ static const struct rw_ring_kind by_fd = { .name = "fixed", .fixed = true, .by_f
 
 static const struct way {
 	const char *name;
-	void (*take_out)(struct io_uring *ring);
+	void (*take_out)(struct rw_ring *ring);
 	const struct rw_ring_kind *kind;
 } ways[] = {
-	{ "replace", replace, &fixed },
-	{ "unregister-buffers", unregister, &by_fd },
-	{ "unregister", unregister, &fixed },
-	{ "replace-buffers", replace, &by_fd },
+	{ "replace", replace, &fixed },	      { "unregister-buffers", unregister, &by_fd },
+	{ "unregister", unregister, &fixed }, { "replace-buffers", replace, &by_fd },
+	{ "close", close_file, &fixed },
 };
 
 struct owner {
@@ -57,7 +78,7 @@ struct owner {
 static void own(const void *p)
 {
 	const struct owner *o = p;
-	struct rw_ring *ring = rw_ring(o->way->kind, N);
+	struct rw_ring *ring = rw_ring(o->way->kind, N + 1);
 	struct rw_file file = *o->file;
 
 	/* Not the descriptor that was inherited: this one nobody else has, but with a ring. */
@@ -69,7 +90,7 @@ static void own(const void *p)
 	/* Memory and file are from here on the ring's and the writes' only. */
 	rw_adopt(ring); /* unmaps the buffers */
 	close(file.fd);
-	o->way->take_out(rw_uring(ring));
+	o->way->take_out(ring);
 	if (rw_gate_is_shut())
 		rw_pinned();
 	/* If the file was let go of, another one is now where it stood. */
