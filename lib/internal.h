@@ -61,6 +61,7 @@ struct rw_shared {
 
 	_Atomic int device_broken; /* by the test itself: the kernel may say so */
 	char own_device[64];	   /* of the test's own filesystem; "": none */
+	char through_device[32];   /* that was told that it has no cache; "": none */
 
 	_Atomic int may_block;	/* in a submission that is allowed to sleep (io_submit) */
 	_Atomic int submitting; /* tid in a submission that is not */
@@ -218,6 +219,8 @@ void rw_device_find(const char *dir);
  * kernel complains of about it is of this test.
  */
 void rw_device_own(const char *dir, bool heard);
+/* In the parent: the device that was told that it has no cache has one again. */
+void rw_own_put_back(void);
 const char *rw_device_name(void);
 
 /* In the guardian: expedite RCU grace periods while it lives (rcu.c). */

@@ -140,17 +140,30 @@ void rw_own_make(struct rw_own *o, const char *const *mkfs_options)
 	rw_move_to(o->mnt);
 }
 
-/* Say that the device has no cache (Documentation/ABI/stable/sysfs-block, write_cache). */
-static void without_cache(const char *name)
+/*
+ * Say whether the device has a cache (Documentation/ABI/stable/sysfs-block, write_cache). What was said of
+ * a loop device stays said, whoever has it next.
+ */
+static bool set_cache(const char *name, bool through)
 {
+	const char *value = through ? "write through" : "write back";
+	const size_t len = strlen(value);
 	char path[80];
+	bool done;
 	int fd;
 
 	snprintf(path, sizeof(path), "/sys/block/%s/queue/write_cache", name + strlen("/dev/"));
 	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, "write through", 13) != 13)
-		rw_skip("needs to write to %s: %s", path, strerror(errno));
-	close(fd);
+	done = fd >= 0 && write(fd, value, len) == (ssize_t)len;
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+void rw_own_put_back(void)
+{
+	if (rw_shared->through_device[0])
+		set_cache(rw_shared->through_device, false);
 }
 
 /* As runner/devices.sh does: no submission shall wait for a bitmap that ext4 has not read yet. */
@@ -172,8 +185,12 @@ int rw_own_mount(struct rw_own *o, const char *options)
 	int user = loop_device(o->image, o->device, sizeof(o->device)), error;
 	char all[128];
 
+	rw_own_put_back(); /* that of the mount before */
 	if (o->through)
-		without_cache(o->device);
+		snprintf(rw_shared->through_device, sizeof(rw_shared->through_device), "%s",
+			 o->device);
+	if (!set_cache(o->device, o->through) && o->through)
+		rw_skip("needs to write to the write_cache of %s in sysfs", o->device);
 	/* No thread of the kernel initialises tables behind the test's back. */
 	snprintf(all, sizeof(all), "%s%s%s", options ? options : "", options ? "," : "",
 		 strcmp(o->type, "ext4") ? "" : "noinit_itable");

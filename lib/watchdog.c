@@ -604,6 +604,7 @@ void rw_watch(pid_t child, const char *variant, struct rw_outcome *o)
 	if (rw_gate_exists() && (rw_gate_is_shut() || rw_gate_busy()))
 		rw_gate_request(RW_GATE_DO_OPEN);
 	rw_thaw_left();
+	rw_own_put_back();
 	o->seconds = (double)(rw_now_ns() - start) / 1e9;
 	close(w.pidfd);
 	rw_kmsg_close(&w.kmsg);
