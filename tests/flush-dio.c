@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What says that a direct write is on stable storage has had the cache of the device flushed.
+ *
+ * A direct overwrite that has completed may be in the device's cache only. When there is nothing else to
+ * be written - no size, no blocks to convert - whose commit would flush it, fsync(2) and its kin must
+ * do that themselves (xfs_file_fsync(), by blkdev_issue_flush(); ext4_sync_file(), by what
+ * ext4_fsync_journal() tells it). Else the write is gone after a loss of power, though every call
+ * succeeded. The device counts: nobody but the test uses it.
+ */
+#include "ringwedge.h"
+
+#define SIZE (256 * RW_KIB)
+#define LEN (16 * RW_KIB)
+
+static const struct how {
+	const char *name;
+	int rwf, open;
+	bool call, data_only; /* fsync(2), fdatasync(2); else through the ring */
+} hows[] = {
+	{ "fsync", .call = true },
+	{ "fdatasync", .call = true, .data_only = true },
+	{ "ring's fsync" },
+	{ "ring's fdatasync", .data_only = true },
+	{ "RWF_DSYNC", .rwf = RWF_DSYNC },
+	{ "O_DSYNC", .open = O_DSYNC },
+};
+
+/* A line of the device's attribute in sysfs, or "". */
+static const char *attribute(const struct rw_own *own, const char *name)
+{
+	static char line[256];
+	char path[80];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/%s", own->device + strlen("/dev/"), name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? 0 : read(fd, line, sizeof(line) - 1);
+	if (fd >= 0)
+		close(fd);
+	line[n > 0 ? n : 0] = '\0';
+	return line;
+}
+
+/* Flush requests that the device has ended: the 16th field (Documentation/block/stat.rst). */
+static unsigned long flushes(const struct rw_own *own)
+{
+	unsigned long n;
+
+	if (sscanf(attribute(own, "stat"),
+		   "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lu", &n) != 1)
+		rw_skip("needs a kernel that counts flushes: Linux 5.5");
+	return n;
+}
+
+static void one(struct rw_own *own, struct rw_ring *ring, struct rw_file *f, const struct how *how)
+{
+	const bool synced = how->rwf || how->open;
+	unsigned long before = flushes(own);
+
+	rw_write(ring, f, LEN, LEN, how->rwf);
+	rw_reap(ring);
+	if (!synced)
+		before = flushes(own);
+	if (how->call)
+		rw_ok(how->data_only ? fdatasync(f->fd) : fsync(f->fd));
+	else if (!synced)
+		rw_ring_fsync(ring, f, how->data_only);
+	rw_reap(ring);
+	if (flushes(own) == before)
+		rw_fail("after a direct overwrite, %s has ended without a flush of the device",
+			how->name);
+	rw_then(f, (struct rw_change){ RW_KEEP });
+}
+
+static void run(const void *const *at)
+{
+	const struct rw_ring_kind *kind = at[0];
+	struct rw_own own = { 0 };
+	struct rw_file *f;
+
+	rw_own_make(&own, NULL);
+	rw_eq(rw_own_mount(&own, NULL), 0);
+	if (strncmp(attribute(&own, "queue/write_cache"), "write back", 10))
+		rw_skip("needs a loop device that has a cache");
+	if (atoi(attribute(&own, "queue/fua")))
+		rw_skip("needs a device without FUA, which writes without a flush");
+	f = rw_file("file", RW_WRITTEN, SIZE);
+	for (size_t i = 0; i < RW_ARRAY_SIZE(hows); i++) {
+		struct rw_ring *ring;
+
+		if (hows[i].call && kind->aio)
+			continue; /* it makes no difference */
+		ring = rw_ring(kind, 1);
+		if (hows[i].open) {
+			close(f->fd);
+			f->fd = (int)rw_ok(
+				open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC | hows[i].open));
+		}
+		rw_use(ring, f);
+		for (int n = 0; n < 2; n++) /* the first may have times to log */
+			one(&own, ring, f, &hows[i]);
+		rw_ring_close(ring);
+	}
+	rw_verify(f);
+}
+
+static const char *const guards[] = {
+	"47c7d0b19502 xfs: fix incorrect log_flushed on fsync",
+	NULL,
+};
+
+static const char *const groups[] = { "dsync", NULL };
+static const char *const needs[] = { "root, for a filesystem of its own", NULL };
+
+const struct rw_test rw_test = {
+	.name = "flush-dio",
+	.summary = "fsync and its kin flush the device's cache behind a direct overwrite",
+	.guards = guards,
+	.groups = groups,
+	.needs = needs,
+	.axes = { RW_AXIS(rw_two_kinds) },
+	.run = run,
+};
