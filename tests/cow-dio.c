@@ -11,6 +11,7 @@
 #include "ringwedge.h"
 
 #include <linux/fs.h>
+#include <sys/mman.h>
 
 #define SIZE (192 * RW_KIB)
 #define PART (4 * RW_KIB) /* of an earlier write: so much before the write, and into it */
@@ -45,6 +46,19 @@ static void write_direct(struct rw_ring *ring, struct rw_file *f, off_t off)
 	rw_then(f, (struct rw_change){ RW_KEEP });
 }
 
+/* It has blocks by then, and no data for them: they may not become the file's, whoever ends next. */
+static void fail(struct rw_ring *ring, struct rw_file *f, off_t off)
+{
+	void *none = mmap(NULL, 2 * PART, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	(void)ring;
+	if (none == MAP_FAILED)
+		rw_broken("mmap: %s", strerror(errno));
+	rw_eq(pwrite(f->fd, none, 2 * PART, off), -1);
+	rw_eq(errno, EFAULT);
+	munmap(none, 2 * PART);
+}
+
 static const struct earlier {
 	const char *name;
 	void (*write)(struct rw_ring *ring, struct rw_file *f, off_t off);
@@ -53,6 +67,7 @@ static const struct earlier {
 	{ "dirty", dirty },
 	{ "written-back", write_back },
 	{ "direct", write_direct },
+	{ "failed", fail },
 };
 
 static void run(const void *const *at)
@@ -81,6 +96,7 @@ static void run(const void *const *at)
 
 static const char *const guards[] = {
 	"05a630d76bd3 xfs: allow unwritten extents in the CoW fork",
+	"55f669f34184 xfs: only remap the written blocks in xfs_reflink_end_cow_extent",
 	NULL,
 };
 
