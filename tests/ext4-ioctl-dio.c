@@ -5,7 +5,8 @@
  * EXT4_IOC_MOVE_EXT copies a file's data to other blocks, EXT4_IOC_SWAP_BOOT gives its blocks to the
  * boot loader's inode, FS_JOURNAL_DATA_FL sends its data through the journal, FS_IMMUTABLE_FL says
  * that they do not change any more. Each waits in inode_dio_wait() first. Without that the write
- * lands in blocks that the file has given away, or is in none of the promised states.
+ * lands in blocks that the file has given away, or is in none of the promised states. What is cached
+ * of the file goes with its blocks.
  */
 #include "ringwedge.h"
 
@@ -14,6 +15,8 @@
 #define SIZE (512 * RW_KIB)
 #define AT (64 * RW_KIB)
 #define LEN (256 * RW_KIB)
+#define CACHED (AT + 96 * RW_KIB) /* where no direct write goes */
+#define PART (16 * RW_KIB)
 
 /* As in fs/ext4/ext4.h, which is no header of Debian 12's kernel. */
 struct move_extent {
@@ -36,11 +39,21 @@ static void move_extents(const struct files *f)
 	rw_eq(m.moved_len, LEN / block);
 }
 
-/* To the boot loader's inode and back. */
+/* To the boot loader's inode, which is empty, and back: meanwhile so is the page cache. */
 static void swap_boot(const struct files *f)
 {
+	static const char zeros[PART];
+	static char buf[PART];
+	int fd = (int)rw_set_up(open(rw_path(f->file), O_RDONLY | O_CLOEXEC));
+
 	rw_supported("EXT4_IOC_SWAP_BOOT", ioctl(f->file->fd, EXT4_IOC_SWAP_BOOT));
+	rw_ok(ftruncate(f->file->fd, SIZE));
+	rw_eq(rw_ok(pread(fd, buf, PART, CACHED)), PART);
+	if (memcmp(buf, zeros, PART))
+		rw_fail("a cached read finds the old data, though the boot loader has the blocks");
+	rw_ok(ftruncate(f->file->fd, 0));
 	rw_ok(ioctl(f->file->fd, EXT4_IOC_SWAP_BOOT));
+	close(fd);
 }
 
 static int flags_of(const struct files *f)
@@ -129,6 +142,7 @@ static void held(struct rw_ring *ring, const struct op *op, const struct side *s
 	/* Is it supported? And the metadata that it needs is in memory from here on. */
 	call(&arg);
 	arg.f = make(state);
+	rw_cache(arg.f.file, CACHED, PART);
 	rw_gate_shut();
 	if (side->file)
 		submit(ring, arg.f.file);
