@@ -95,10 +95,21 @@ static void fault_in_block(struct rw_ring *ring, struct rw_file *f)
 	check_fault(f, &io);
 }
 
+/* Before the end that the page cache has, and behind that of the inode on disk (ext4_iomap_alloc()). */
+static void fault_ahead(struct rw_ring *ring, struct rw_file *f)
+{
+	struct rw_io io = { .off = SIZE + LEN, .len = LEN, .valid = PAGE };
+
+	rw_cache_dirty(f, 2 * SIZE, PAGE);
+	rw_submit(ring, f, &io);
+	rw_reap(ring);
+	check_fault(f, &io);
+}
+
 static const struct how {
 	const char *name;
 	enum rw_state state;
-	bool drained, in_block;
+	bool drained, in_block, ahead;
 } hows[] = {
 	{ "fault", RW_WRITTEN },
 	{ "fault-unwritten", RW_UNWRITTEN },
@@ -106,6 +117,7 @@ static const struct how {
 	{ "fault-drained", RW_WRITTEN, .drained = true },
 	{ "fault-in-unwritten-block", RW_UNWRITTEN, .in_block = true },
 	{ "fault-in-new-block", RW_HOLE, .in_block = true },
+	{ "fault-ahead", RW_WRITTEN, .ahead = true },
 };
 
 /*
@@ -140,6 +152,8 @@ static void run(const void *const *at)
 		fault_drained(ring, f);
 	else if (how->in_block)
 		fault_in_block(ring, f);
+	else if (how->ahead)
+		fault_ahead(ring, f);
 	else
 		fault(ring, f, rw_has_gate() && !way->kind->sync);
 	rw_ring_close(ring);
@@ -152,7 +166,8 @@ static bool has(const void *const *at)
 	const struct rw_way *way = at[1];
 
 	/* The memory is the request's own, not registered. */
-	return !way->kind->fixed && !(how->drained && way->kind->sync);
+	return !way->kind->fixed && !(how->drained && way->kind->sync) &&
+	       (!how->ahead || way->kind == &rw_ring_kinds[0] || way->kind->sync);
 }
 
 static const char *const guards[] = {
