@@ -70,6 +70,7 @@ static const struct to {
 	bool again; /* over a write that was not synchronous, and left work to do */
 	bool tail;  /* fills up the last block, of which the file had a sector */
 	bool ahead; /* before the end that the page cache has, and behind that of the inode on disk */
+	bool dirty; /* over what the page cache has there, whose writeback moves the end on disk, too */
 } tos[] = {
 	{ RW_WRITTEN, AT },
 	{ RW_UNWRITTEN, AT },
@@ -82,6 +83,7 @@ static const struct to {
 	{ RW_UNWRITTEN, AT, .again = true },
 	{ RW_WRITTEN, SIZE, .tail = true },
 	{ RW_WRITTEN, SIZE + AT, .ahead = true },
+	{ RW_WRITTEN, SIZE, .dirty = true },
 };
 
 static struct rw_file *make(const struct to *to)
@@ -119,7 +121,7 @@ static void run(const void *const *at)
 		struct rw_ring *ring = rw_ring(at[1], 1);
 		struct rw_file *f;
 
-		if (!rw_can_make(tos[i].state) ||
+		if (!rw_can_make(tos[i].state) || (tos[i].dirty && how != hows) ||
 		    (tos[i].tail && rw_block_size() == rw_sector_size()))
 			continue;
 		f = make(&tos[i]);
@@ -131,6 +133,8 @@ static void run(const void *const *at)
 		rw_use(ring, f);
 		if (tos[i].ahead)
 			write_ahead(f);
+		if (tos[i].dirty)
+			rw_cache_dirty(f, tos[i].off, LEN);
 		if (tos[i].again)
 			write_one(ring, f, &tos[i], 0);
 		write_one(ring, f, &tos[i], how->rwf);
