@@ -71,6 +71,7 @@ static const struct obstacle {
 	bool drain; /* it sleeps in the drain, with the inode locked */
 	bool dirty;
 	bool few; /* kinds of rings: they make no difference to it */
+	bool suid; /* the file, which a write would have to take off it, with the inode locked exclusively */
 } obstacles[] = {
 	{ "writes" }, /* to another place of the file */
 	{ "truncation", shrink, { RW_RESIZE, SIZE - TAIL }, .drain = true },
@@ -78,6 +79,7 @@ static const struct obstacle {
 	{ "fsync", sync_mode, { RW_KEEP }, .few = true },
 	{ "dirty-pages", .dirty = true },
 	{ "read", read_written, { RW_KEEP }, .few = true },
+	{ "read-set-user-id", read_written, { RW_KEEP }, .few = true, .suid = true },
 };
 
 /*
@@ -106,6 +108,8 @@ static void one(struct rw_ring *ring, bool aio, const struct obstacle *obstacle,
 	struct rw_helper helper;
 	bool locked = false;
 
+	if (obstacle->suid)
+		rw_set_up(fchmod(f->fd, S_ISUID | 0755));
 	rw_use(ring, f);
 	rw_gate_shut();
 	if (obstacle->dirty) {
@@ -157,7 +161,7 @@ static void run(const void *const *at)
 		rw_skip("needs a gate, and direct I/O");
 	if (obstacle->call == punch && !rw_can_make(RW_UNWRITTEN))
 		rw_skip("needs fallocate");
-	for (size_t i = 0; i < RW_ARRAY_SIZE(targets); i++)
+	for (size_t i = 0; i < (obstacle->suid ? 1 : RW_ARRAY_SIZE(targets)); i++)
 		if (rw_can_make(targets[i].state))
 			one(ring, kind->aio, obstacle, &targets[i]);
 	rw_ring_close(ring);
