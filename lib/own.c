@@ -147,14 +147,17 @@ void rw_own_make(struct rw_own *o, const char *const *mkfs_options)
 static bool set_cache(const char *name, bool through)
 {
 	const char *value = through ? "write through" : "write back";
-	const size_t len = strlen(value);
-	char path[80];
+	const ssize_t len = (ssize_t)strlen(value);
+	char path[80], now[32];
 	bool done;
 	int fd;
 
 	snprintf(path, sizeof(path), "/sys/block/%s/queue/write_cache", name + strlen("/dev/"));
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	done = fd >= 0 && write(fd, value, len) == (ssize_t)len;
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	/* To say it anew would freeze the queue for nothing. */
+	done = fd >= 0 &&
+	       ((read(fd, now, sizeof(now)) > len && !strncmp(now, value, (size_t)len)) ||
+		pwrite(fd, value, (size_t)len, 0) == len);
 	if (fd >= 0)
 		close(fd);
 	return done;
@@ -185,7 +188,8 @@ int rw_own_mount(struct rw_own *o, const char *options)
 	int user = loop_device(o->image, o->device, sizeof(o->device)), error;
 	char all[128];
 
-	rw_own_put_back(); /* that of the mount before */
+	if (!o->through || strcmp(rw_shared->through_device, o->device))
+		rw_own_put_back(); /* that of the mount before */
 	if (o->through)
 		snprintf(rw_shared->through_device, sizeof(rw_shared->through_device), "%s",
 			 o->device);
