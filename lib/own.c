@@ -163,6 +163,21 @@ static bool set_cache(const char *name, bool through)
 	return done;
 }
 
+/* For ./runtests.sh --clean, if this run is killed before it is put back. */
+static void remember(const char *name)
+{
+	const char *run = getenv("RINGWEDGE_RUN");
+	char path[PATH_MAX];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/without-cache", run ? run : "");
+	file = run ? fopen(path, "ae") : NULL;
+	if (!file)
+		return;
+	fprintf(file, "%s\n", name + strlen("/dev/"));
+	fclose(file);
+}
+
 void rw_own_put_back(void)
 {
 	if (rw_shared->through_device[0])
@@ -190,9 +205,11 @@ int rw_own_mount(struct rw_own *o, const char *options)
 
 	if (!o->through || strcmp(rw_shared->through_device, o->device))
 		rw_own_put_back(); /* that of the mount before */
-	if (o->through)
+	if (o->through) {
+		remember(o->device);
 		snprintf(rw_shared->through_device, sizeof(rw_shared->through_device), "%s",
 			 o->device);
+	}
 	if (!set_cache(o->device, o->through) && o->through)
 		rw_skip("needs to write to the write_cache of %s in sysfs", o->device);
 	/* No thread of the kernel initialises tables behind the test's back. */

@@ -171,6 +171,17 @@ kill_processes() {
 	return 1
 }
 
+# A loop device that a test had said of that it has no cache (lib/own.c) is that for its next user, too.
+put_back_caches() {
+	local name
+
+	[[ -e $1/without-cache ]] || return 0
+	while read -r name; do
+		[[ $name != loop* ]] || echo "write back" > "/sys/block/$name/queue/write_cache"
+	done < "$1/without-cache" 2> /dev/null
+	return 0
+}
+
 # Remove what dead runs left below $SCRATCH; with "all" also what --keep kept.
 clean_up() {
 	local folder LOG=- status=0 CLEAN_LOCK
@@ -191,7 +202,7 @@ clean_up() {
 			;;
 		esac
 		[[ $1 != all && -e $folder/keep ]] && continue
-		if kill_processes "$folder" && tear_down "$folder"; then
+		if kill_processes "$folder" && put_back_caches "$folder" && tear_down "$folder"; then
 			say "removed what a run left: $folder"
 		else
 			say "left alone: $folder: $REASON"

@@ -314,6 +314,25 @@ scratch_is_clean() {
 		"$RESULTS-killed/results.json") == "did not end" ]]
 }
 
+@test "a loop device that a killed run had said of that it has no cache has one again" {
+	local ns loop cache dead
+
+	need_gate
+	ns=$(readlink /proc/self/ns/pid | tr -dc 0-9)
+	truncate -s 1M "$BATS_TEST_TMPDIR/image"
+	loop=$(losetup --find --show "$BATS_TEST_TMPDIR/image")
+	cache=/sys/block/${loop#/dev/}/queue/write_cache
+	dead=$SCRATCH/ringwedge-$ns-$$-1 # of a process of that number that began with the machine
+	mkdir "$dead" && echo "${loop#/dev/}" > "$dead/without-cache"
+	echo "write through" > "$cache"
+	run "$TOP/runtests.sh" --scratch "$SCRATCH" --clean
+	echo "$status $output $(< "$cache")"
+	run -0 cat "$cache"
+	losetup --detach "$loop"
+	[[ $output == "write back" ]]
+	scratch_is_clean
+}
+
 @test "a kernel that becomes tainted fails the run, but not that below a guest" {
 	local journal=$RESULTS/journal.jsonl
 
