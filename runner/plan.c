@@ -55,6 +55,7 @@ struct config {
 	const struct conf *conf; /* NULL: --directory */
 	const char *name;
 	bool wanted;
+	size_t place, sisters; /* of those wanted with its filesystem, itself included */
 };
 
 /* One test program to start. */
@@ -308,10 +309,26 @@ static bool leave_out(const struct test *t, const char *variant)
 	return true;
 }
 
-/* The test's variants that are wanted, of those in its group quick or of the others; the reference is
+/*
+ * The configurations of one filesystem share what is in a test's group quick, if that is more than two
+ * variants: each has every other one.
+ */
+static bool is_quick(const struct test *t, const struct config *c, const char *variant)
+{
+	const json_t *quick = json_object_get(t->describe, "quick"), *name;
+	size_t i;
+
+	json_array_foreach(quick, i, name)
+		if (!strcmp(json_string_value(name), variant))
+			return json_array_size(quick) <= 2 || c->sisters < 2 ||
+			       i % 2 == c->place % 2;
+	return false;
+}
+
+/* The test's variants that are wanted, of those that are quick or of the others; the reference is
  * the caller's.
  */
-static json_t *choose_variants(const struct test *t, bool quick)
+static json_t *choose_variants(const struct test *t, const struct config *c, bool quick)
 {
 	json_t *chosen = json_array(), *variant;
 	size_t i;
@@ -320,7 +337,7 @@ static json_t *choose_variants(const struct test *t, bool quick)
 		const char *name = json_string_value(variant);
 		char *full;
 
-		if (listed(t, "quick", name) != quick)
+		if (is_quick(t, c, name) != quick)
 			continue;
 		full = format("%s/%s", t->name, name);
 		if (!matches(&excludes, full) && (!t->only_quick || quick) &&
@@ -341,7 +358,7 @@ static void add_units(const struct config *c, bool quick)
 
 		if (!test[i].wanted)
 			continue;
-		chosen = choose_variants(&test[i], quick);
+		chosen = choose_variants(&test[i], c, quick);
 		if (!json_array_size(chosen)) {
 			json_decref(chosen);
 			continue;
@@ -354,6 +371,25 @@ static void add_units(const struct config *c, bool quick)
 	}
 }
 
+static bool are_sisters(const struct config *a, const struct config *b)
+{
+	return a == b || (a->wanted && b->wanted && a->conf && b->conf &&
+			  !strcmp(a->conf->value[KEY_FILESYSTEM], b->conf->value[KEY_FILESYSTEM]));
+}
+
+static void find_sisters(void)
+{
+	size_t i, k;
+
+	for (i = 0; i < nr_configs; i++)
+		for (k = 0; k < nr_configs; k++) {
+			bool one = are_sisters(&config[i], &config[k]);
+
+			config[i].sisters += one;
+			config[i].place += one && k < i;
+		}
+}
+
 /*
  * Some of every test on every configuration first: most kernels that are broken show it in the first
  * tenth of the time.
@@ -361,6 +397,8 @@ static void add_units(const struct config *c, bool quick)
 static void make_units(void)
 {
 	size_t i;
+
+	find_sisters();
 
 	for (i = 0; i < nr_configs; i++)
 		if (config[i].wanted)

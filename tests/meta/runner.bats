@@ -226,6 +226,16 @@ scratch_is_clean() {
 	[[ ! $(sort <<< "$all" | uniq -d) ]]
 }
 
+@test "configurations of one filesystem share what is quick" {
+	local quick
+
+	unset RINGWEDGE_TESTS # the real ones
+	plan() { "$TOP/runtests.sh" -n --wedge -c xfs-4k "$@" | sed -n 's/^xfs-[14]k *falloc-dio *//p'; }
+	quick=$(plan -g quick | sort)
+	[[ $quick && $(plan -g quick -c xfs-1k | sort) == "$quick" ]]
+	[[ $(plan -c xfs-1k | sort | uniq -c | awk '{ print $1 }' | uniq) == 2 ]] # and the others have it later
+}
+
 @test "a test of which the first part failed is gone on with" {
 	in_directory rounds
 	[[ $status == 1 && $(jq -r 'select(.event == "end") | .variant' "$RESULTS/journal.jsonl" | xargs) == \
