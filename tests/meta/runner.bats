@@ -343,6 +343,25 @@ scratch_is_clean() {
 	scratch_is_clean
 }
 
+@test "a filesystem that is corrupt when it has just been made is the kernel's failure" {
+	local mkfs
+
+	need_gate
+	mkfs=$(type -P mkfs.xfs)
+	mkdir "$BATS_TEST_TMPDIR/bin"
+	cat > "$BATS_TEST_TMPDIR/bin/mkfs.xfs" << END
+#!/bin/sh
+"$mkfs" "\$@" && for device; do :; done &&
+	echo label | dd of="\$device" bs=1 seek=108 conv=notrunc # the superblock's checksum is of another one
+END
+	chmod +x "$BATS_TEST_TMPDIR/bin/mkfs.xfs"
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH on_devices -c xfs-4k --variant pass verdicts
+	echo "$status $output $stderr"
+	[[ $status == 1 && $(result xfs-4k devices set-up verdict) == FAIL ]]
+	[[ $(result xfs-4k verdicts pass verdict) == NOTRUN ]]
+	scratch_is_clean
+}
+
 @test "a kernel that becomes tainted fails the run, but not that below a guest" {
 	local journal=$RESULTS/journal.jsonl
 
