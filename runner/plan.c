@@ -55,7 +55,7 @@ struct config {
 	const struct conf *conf; /* NULL: --directory */
 	const char *name;
 	bool wanted;
-	size_t place, sisters; /* of those wanted with its filesystem, itself included */
+	int place, sisters; /* of those wanted with its filesystem, itself included */
 };
 
 /* One test program to start. */
@@ -285,21 +285,22 @@ static bool wedge_wanted; /* --wedge */
 static size_t nr_left_out;
 
 /* Is the variant in the array of that name, of what the test says of itself? */
-static bool listed(const struct test *t, const char *array, const char *variant)
+/* The variant's place in one of the test's lists, or -1. */
+static long place_in(const struct test *t, const char *array, const char *variant)
 {
 	const json_t *name;
 	size_t i;
 
 	json_array_foreach(json_object_get(t->describe, array), i, name)
 		if (!strcmp(json_string_value(name), variant))
-			return true;
-	return false;
+			return (long)i;
+	return -1;
 }
 
 /* Left to who asks for it, by --wedge or by the name of the test, variant or group. */
 static bool leave_out(const struct test *t, const char *variant)
 {
-	if (!listed(t, "wedge", variant))
+	if (place_in(t, "wedge", variant) < 0)
 		return false;
 	if (matches(&excludes, "wedge"))
 		return true;
@@ -315,14 +316,10 @@ static bool leave_out(const struct test *t, const char *variant)
  */
 static bool is_quick(const struct test *t, const struct config *c, const char *variant)
 {
-	const json_t *quick = json_object_get(t->describe, "quick"), *name;
-	size_t i;
+	const long place = place_in(t, "quick", variant);
 
-	json_array_foreach(quick, i, name)
-		if (!strcmp(json_string_value(name), variant))
-			return json_array_size(quick) <= 2 || c->sisters < 2 ||
-			       i % 2 == c->place % 2;
-	return false;
+	return place >= 0 && (json_array_size(json_object_get(t->describe, "quick")) <= 2 ||
+			      c->sisters < 2 || place % 2 == c->place % 2);
 }
 
 /* The test's variants that are wanted, of those that are quick or of the others; the reference is
@@ -371,22 +368,18 @@ static void add_units(const struct config *c, bool quick)
 	}
 }
 
-static bool are_sisters(const struct config *a, const struct config *b)
-{
-	return a == b || (a->wanted && b->wanted && a->conf && b->conf &&
-			  !strcmp(a->conf->value[KEY_FILESYSTEM], b->conf->value[KEY_FILESYSTEM]));
-}
-
 static void find_sisters(void)
 {
 	size_t i, k;
 
 	for (i = 0; i < nr_configs; i++)
 		for (k = 0; k < nr_configs; k++) {
-			bool one = are_sisters(&config[i], &config[k]);
-
-			config[i].sisters += one;
-			config[i].place += one && k < i;
+			if (!config[i].conf || !config[k].wanted ||
+			    strcmp(config[i].conf->value[KEY_FILESYSTEM],
+				   config[k].conf->value[KEY_FILESYSTEM]))
+				continue;
+			config[i].sisters++;
+			config[i].place += k < i;
 		}
 }
 
@@ -399,7 +392,6 @@ static void make_units(void)
 	size_t i;
 
 	find_sisters();
-
 	for (i = 0; i < nr_configs; i++)
 		if (config[i].wanted)
 			add_units(&config[i], true);
