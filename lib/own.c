@@ -203,9 +203,8 @@ int rw_own_mount(struct rw_own *o, const char *options)
 	int user = loop_device(o->image, o->device, sizeof(o->device)), error;
 	char all[128];
 
-	if (!o->through || strcmp(rw_shared->through_device, o->device))
+	if (o->through && strcmp(rw_shared->through_device, o->device)) {
 		rw_own_put_back(); /* that of the mount before */
-	if (o->through) {
 		remember(o->device);
 		snprintf(rw_shared->through_device, sizeof(rw_shared->through_device), "%s",
 			 o->device);
