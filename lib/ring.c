@@ -72,6 +72,12 @@ const struct rw_write_kind rw_write_kinds[RW_WRITE_KINDS] = {
 	[RW_EXTEND_INTO] = { RW_PAST_EOF, 0, true },	[RW_ACROSS] = { RW_MIXED, 0, false },
 };
 
+bool rw_write_kind_wanted(size_t k, const struct rw_ring_kind *ring, bool owner_calls)
+{
+	return rw_can_make(rw_write_kinds[k].state) &&
+	       (k == RW_OVERWRITE || k == RW_EXTEND || owner_calls || ring == &rw_ring_kinds[0]);
+}
+
 #define MAX_FILES 8
 #define PAGE 4096
 

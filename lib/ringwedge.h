@@ -288,6 +288,11 @@ struct rw_write_kind {
 };
 enum { RW_OVERWRITE, RW_CONVERT, RW_SYNCED, RW_EXTEND, RW_EXTEND_INTO, RW_ACROSS, RW_WRITE_KINDS };
 extern const struct rw_write_kind rw_write_kinds[RW_WRITE_KINDS];
+/*
+ * Is that kind to be tried against a call, where the filesystem can? What writes do to blocks is of all
+ * kinds when the ring's owner calls, or by the plain ring.
+ */
+bool rw_write_kind_wanted(size_t k, const struct rw_ring_kind *ring, bool owner_calls);
 
 struct rw_ring;
 

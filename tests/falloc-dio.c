@@ -179,14 +179,6 @@ static void racing(struct rw_ring *ring, struct rw_file *f, const struct op *op,
 	rw_race(f, op->change);
 }
 
-/* What its writes do to blocks is of all kinds when the owner calls, or by the plain ring. */
-static bool wanted(size_t k, const struct rw_ring_kind *kind, const struct who *who)
-{
-	return rw_can_make(rw_write_kinds[k].state) &&
-	       (k == RW_OVERWRITE || k == RW_EXTEND || who == &whos[0] ||
-		kind == &rw_ring_kinds[0]);
-}
-
 static void run(const void *const *at)
 {
 	const struct op *op = at[0];
@@ -197,7 +189,7 @@ static void run(const void *const *at)
 	for (size_t k = 0; rw_has_gate() && k < RW_WRITE_KINDS; k++) {
 		const struct rw_write_kind *kind = &rw_write_kinds[k];
 
-		if (!wanted(k, at[1], at[2]))
+		if (!rw_write_kind_wanted(k, at[1], at[2] == &whos[0]))
 			continue;
 		f = start(ring, op, op->shared ? RW_SHARED : kind->state);
 		rw_gate_shut();

@@ -123,13 +123,6 @@ static void racing(struct rw_ring *ring, const struct op *op, const struct rw_wh
 	rw_verify(f);
 }
 
-/* What its writes do to blocks is of all kinds when the owner calls, or by the plain ring. */
-static bool wanted(size_t k, const struct rw_ring_kind *kind, const struct rw_who *who)
-{
-	return rw_can_make(rw_write_kinds[k].state) &&
-	       (k == RW_OVERWRITE || k == RW_EXTEND || !who->other || kind == &rw_ring_kinds[0]);
-}
-
 static void run(const void *const *at)
 {
 	const struct op *op = at[0];
@@ -139,7 +132,8 @@ static void run(const void *const *at)
 	for (size_t k = 0; rw_has_gate() && k < RW_WRITE_KINDS; k++) {
 		const struct rw_write_kind *kind = &rw_write_kinds[k];
 
-		if (!wanted(k, at[1], at[2]) || (op->to > SIZE && op->only_extend != kind->extend))
+		if (!rw_write_kind_wanted(k, at[1], at[2] == &rw_whos[0]) ||
+		    (op->to > SIZE && op->only_extend != kind->extend))
 			continue;
 		held(ring, op, at[2], kind);
 	}
