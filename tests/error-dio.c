@@ -64,11 +64,11 @@ static void drain(const void *p)
 }
 
 /* Who waits for a write is woken by its end, though that is an error. */
-static void fault_drained(struct rw_ring *ring, struct rw_file *f)
+static void fault_drained(struct rw_ring *ring, struct rw_file *f, bool gate)
 {
 	struct rw_io io = { .off = 0, .len = LEN, .valid = PAGE };
 
-	if (!rw_has_gate())
+	if (!gate)
 		rw_skip("needs a gate");
 	rw_supported("fallocate", fallocate(f->fd, FALLOC_FL_KEEP_SIZE, 0, LEN));
 	rw_gate_shut();
@@ -79,13 +79,14 @@ static void fault_drained(struct rw_ring *ring, struct rw_file *f)
 }
 
 /* It ends within a block that the file gets for it: the rest of that must be zeroed. */
-static void fault_in_block(struct rw_ring *ring, struct rw_file *f)
+static void fault_in_block(struct rw_ring *ring, struct rw_file *f, bool gate)
 {
 	const size_t sector = rw_sector_size() % PAGE;
 	struct rw_io io = {
 		.off = 2 * LEN, .len = 2 * PAGE, .into = sector, .valid = PAGE - sector
 	};
 
+	(void)gate;
 	if (!sector)
 		rw_skip("needs device sectors smaller than a page");
 	if (rw_fs() == RW_EXT4) /* it goes on with the page cache, and fails there */
@@ -96,10 +97,11 @@ static void fault_in_block(struct rw_ring *ring, struct rw_file *f)
 }
 
 /* Before the end that the page cache has, and behind that of the inode on disk (ext4_iomap_alloc()). */
-static void fault_ahead(struct rw_ring *ring, struct rw_file *f)
+static void fault_ahead(struct rw_ring *ring, struct rw_file *f, bool gate)
 {
 	struct rw_io io = { .off = SIZE + LEN, .len = LEN, .valid = PAGE };
 
+	(void)gate;
 	rw_cache_dirty(f, 2 * SIZE, PAGE);
 	rw_submit(ring, f, &io);
 	rw_reap(ring);
@@ -109,15 +111,15 @@ static void fault_ahead(struct rw_ring *ring, struct rw_file *f)
 static const struct how {
 	const char *name;
 	enum rw_state state;
-	bool drained, in_block, ahead;
+	void (*play)(struct rw_ring *ring, struct rw_file *f, bool gate);
 } hows[] = {
-	{ "fault", RW_WRITTEN },
-	{ "fault-unwritten", RW_UNWRITTEN },
-	{ "fault-hole", RW_HOLE },
-	{ "fault-drained", RW_WRITTEN, .drained = true },
-	{ "fault-in-unwritten-block", RW_UNWRITTEN, .in_block = true },
-	{ "fault-in-new-block", RW_HOLE, .in_block = true },
-	{ "fault-ahead", RW_WRITTEN, .ahead = true },
+	{ "fault", RW_WRITTEN, fault },
+	{ "fault-unwritten", RW_UNWRITTEN, fault },
+	{ "fault-hole", RW_HOLE, fault },
+	{ "fault-drained", RW_WRITTEN, fault_drained },
+	{ "fault-in-unwritten-block", RW_UNWRITTEN, fault_in_block },
+	{ "fault-in-new-block", RW_HOLE, fault_in_block },
+	{ "fault-ahead", RW_WRITTEN, fault_ahead },
 };
 
 /*
@@ -148,14 +150,7 @@ static void run(const void *const *at)
 	struct rw_file *f = start(how->state);
 
 	rw_use(ring, f);
-	if (how->drained)
-		fault_drained(ring, f);
-	else if (how->in_block)
-		fault_in_block(ring, f);
-	else if (how->ahead)
-		fault_ahead(ring, f);
-	else
-		fault(ring, f, rw_has_gate() && !way->kind->sync);
+	how->play(ring, f, rw_has_gate() && !way->kind->sync);
 	rw_ring_close(ring);
 	rw_let_go(f);
 }
@@ -166,8 +161,8 @@ static bool has(const void *const *at)
 	const struct rw_way *way = at[1];
 
 	/* The memory is the request's own, not registered. */
-	return !way->kind->fixed && !(how->drained && way->kind->sync) &&
-	       (!how->ahead || way->kind == &rw_ring_kinds[0] || way->kind->sync);
+	return !way->kind->fixed && !(how->play == fault_drained && way->kind->sync) &&
+	       (how->play != fault_ahead || way->kind == &rw_ring_kinds[0] || way->kind->sync);
 }
 
 static const char *const guards[] = {
