@@ -249,24 +249,36 @@ void rw_own_gone(const struct rw_own *o)
 
 /* The same on xfs (XFS_IOC_GOINGDOWN), ext4 (EXT4_IOC_SHUTDOWN) and f2fs (F2FS_IOC_SHUTDOWN). */
 #define GOING_DOWN _IOR('X', 125, uint32_t)
-#define NO_LOG_FLUSH 2
 
-void rw_own_lose_power(struct rw_own *o, struct rw_file *f)
+void rw_own_shut_down(const struct rw_own *o, enum rw_shutdown how)
+{
+	const uint32_t flags = how;
+	int fd = (int)rw_set_up(open(o->mnt, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+
+	rw_ok(ioctl(fd, GOING_DOWN, &flags));
+	close(fd);
+}
+
+void rw_own_come_back(struct rw_own *o, struct rw_file *f)
 {
 	uint64_t end = rw_until(20000);
-	uint32_t how = NO_LOG_FLUSH;
-	int fd = (int)rw_set_up(open(o->mnt, O_RDONLY | O_DIRECTORY));
 
-	rw_ok(ioctl(fd, GOING_DOWN, &how));
-	close(fd);
 	close(f->fd);
 	while (umount(o->mnt)) { /* rings let go of their files a little later */
-		if (errno != EBUSY || !rw_more(end))
+		if (errno != EBUSY)
 			rw_broken("umount: %s", strerror(errno));
+		if (!rw_more(end))
+			rw_fail("the filesystem is still in use, though nobody is left to use it");
 		poll(NULL, 0, 1);
 	}
 	rw_eq(rw_own_mount(o, NULL), 0);
 	f->fd = (int)rw_ok(open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC));
+}
+
+void rw_own_lose_power(struct rw_own *o, struct rw_file *f)
+{
+	rw_own_shut_down(o, RW_LOG_LOST);
+	rw_own_come_back(o, f);
 }
 
 /* From `at` on, what is data. */

@@ -170,10 +170,12 @@ void rw_own_make(struct rw_own *own, const char *const *mkfs_options);
 int rw_own_mount(struct rw_own *own, const char *options) __attribute__((warn_unused_result));
 /* It was unmounted, and the last to use it has gone: wait until it has let go of its device. */
 void rw_own_gone(const struct rw_own *own);
-/*
- * Lose all that is not on stable storage, as by a loss of power, and come back: the filesystem is shut
- * down without a flush of its log, and mounted anew. f->fd is another one then.
- */
+/* Shut it down, for good: frozen first; with its log written; without. On xfs, ext4 and f2fs. */
+enum rw_shutdown { RW_LOG_FROZEN, RW_LOG_WRITTEN, RW_LOG_LOST }; /* the kernel's own numbers */
+void rw_own_shut_down(const struct rw_own *own, enum rw_shutdown how);
+/* Unmount it, as soon as nobody uses it, and mount it anew. f->fd is another one then. */
+void rw_own_come_back(struct rw_own *own, struct rw_file *f);
+/* Both, without its log: lose all that is not on stable storage, as by a loss of power. */
 void rw_own_lose_power(struct rw_own *own, struct rw_file *f);
 /*
  * The device ends in the middle of the file's last written extent on it: reads behind fail with EIO, in
