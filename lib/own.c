@@ -85,17 +85,17 @@ int rw_own_device(size_t size)
 	return fd;
 }
 
-/* A device for the journal alone. It is kept open, and goes with the test. */
-static void make_journal(const struct rw_own *o, char *name, size_t len)
+/* A device for the log alone. It is kept open, and goes with the test. */
+static void make_log(struct rw_own *o)
 {
 	const char *argv[] = {
-		"mke2fs", "-q", "-F", "-O", "journal_dev", "-b", "4096", name, NULL
+		"mke2fs", "-q", "-F", "-O", "journal_dev", "-b", "4096", o->log, NULL
 	};
 	int image = (int)rw_set_up(open(rw_opt.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
 
 	rw_set_up(ftruncate(image, o->journal));
-	loop_device(image, name, len);
-	if (!tool(argv))
+	loop_device(image, o->log, sizeof(o->log));
+	if (rw_fs() == RW_EXT4 && !tool(argv))
 		rw_skip("needs mke2fs -O journal_dev");
 }
 
@@ -103,7 +103,7 @@ void rw_own_make(struct rw_own *o, const char *const *mkfs_options)
 {
 	const char *argv[16] = { NULL };
 	const struct type *type = NULL;
-	char path[64], journal[32], where[48];
+	char path[64], where[48];
 	size_t n = 0;
 
 	for (size_t i = 0; i < RW_ARRAY_SIZE(types); i++)
@@ -121,10 +121,14 @@ void rw_own_make(struct rw_own *o, const char *const *mkfs_options)
 	for (; n < RW_ARRAY_SIZE(type->mkfs) && type->mkfs[n]; n++)
 		argv[n] = type->mkfs[n];
 	if (o->journal) {
-		make_journal(o, journal, sizeof(journal));
-		snprintf(where, sizeof(where), "device=%s", journal);
-		argv[n++] = "-b4096"; /* as the journal's */
-		argv[n++] = "-J";
+		if (!(type->fs & (RW_XFS | RW_EXT4)))
+			rw_skip("needs a filesystem with a log on a device of its own");
+		make_log(o);
+		snprintf(where, sizeof(where), "%s=%s", type->fs == RW_XFS ? "logdev" : "device",
+			 o->log);
+		if (type->fs == RW_EXT4)
+			argv[n++] = "-b4096"; /* as the journal's */
+		argv[n++] = type->fs == RW_XFS ? "-l" : "-J";
 		argv[n++] = where;
 	}
 	for (; mkfs_options && *mkfs_options && n < RW_ARRAY_SIZE(argv) - 2; n++)
@@ -212,8 +216,10 @@ int rw_own_mount(struct rw_own *o, const char *options)
 	if (!set_cache(o->device, o->through) && o->through)
 		rw_skip("needs to write to the write_cache of %s in sysfs", o->device);
 	/* No thread of the kernel initialises tables behind the test's back. */
-	snprintf(all, sizeof(all), "%s%s%s", options ? options : "", options ? "," : "",
-		 strcmp(o->type, "ext4") ? "" : "noinit_itable");
+	snprintf(all, sizeof(all), "%s%s%s%s%s", options ? options : "", options ? "," : "",
+		 strcmp(o->type, "ext4") ? "" : "noinit_itable",
+		 o->journal && !strcmp(o->type, "xfs") ? "logdev=" : "",
+		 o->journal && !strcmp(o->type, "xfs") ? o->log : "");
 	rw_enter("mount");
 	/* When there is no room in the journal, time stamps shall not need any. */
 	error = mount(o->device, o->mnt, o->type, MS_NOATIME | (o->journal ? MS_LAZYTIME : 0), all)

@@ -157,12 +157,13 @@ struct rw_own {
 	const char *type;
 	bool through; /* set before the mount: on a device without a cache */
 	bool dies; /* set before it is made: it is to be shut down, or cut, of which the kernel complains */
-	off_t journal;	 /* set before it is made: ext4's, on the filesystem under test */
+	off_t journal;	 /* set before it is made: its log's size, on the filesystem under test */
 	int image;	 /* its descriptor */
 	int rest;	 /* what was cut off of it */
 	off_t cut;	 /* and from where on */
 	char mnt[4200];	 /* where it is mounted */
 	char device[32]; /* "/dev/loop7", another one after each mount */
+	char log[32];	 /* with a journal: the one that it is on */
 };
 /* Make it, and make files there from here on; mkfs's options NULL-ended, or NULL. SKIP without root. */
 void rw_own_make(struct rw_own *own, const char *const *mkfs_options);

@@ -5,13 +5,15 @@
  * A direct overwrite that has completed may be in the device's cache only. When there is nothing else to
  * be written - no size, no blocks to convert - whose commit would flush it, fsync(2) and its kin must
  * do that themselves (xfs_file_fsync(), by blkdev_issue_flush(); ext4_sync_file(), by what
- * ext4_fsync_journal() tells it). Else the write is gone after a loss of power, though every call
- * succeeded. The device counts: nobody but the test uses it.
+ * ext4_fsync_journal() tells it). Where the log is on another device no commit flushes the one with the
+ * data, unless that is asked for (xlog_write_iclog(), jbd2_journal_commit_transaction()). Else the write is
+ * gone after a loss of power, though every call succeeded. The device counts: nobody but the test uses it.
  */
 #include "ringwedge.h"
 
 #define SIZE (256 * RW_KIB)
 #define LEN (16 * RW_KIB)
+#define LOG (128L << 20) /* sparse */
 
 static const struct how {
 	const char *name;
@@ -24,6 +26,25 @@ static const struct how {
 	{ "ring's fdatasync", .data_only = true },
 	{ "RWF_DSYNC", .rwf = RWF_DSYNC },
 	{ "O_DSYNC", .open = O_DSYNC },
+};
+
+static const struct kind {
+	const char *name;
+	const struct rw_write_kind *kind;
+} kinds[] = {
+	{ "an overwrite", &rw_write_kinds[RW_OVERWRITE] },
+	{ "a write to unwritten blocks", &rw_write_kinds[RW_CONVERT] },
+	{ "a write behind the end", &rw_write_kinds[RW_EXTEND] },
+};
+
+static const struct set_up {
+	const char *name;
+	const struct rw_ring_kind *kind;
+	bool apart; /* the log, on a device of its own */
+} set_ups[] = {
+	{ "plain", &rw_two_kinds[0] },
+	{ "aio", &rw_two_kinds[1] },
+	{ "log-apart", &rw_two_kinds[0], true },
 };
 
 /* A line of the device's attribute in sysfs, or "". */
@@ -54,12 +75,13 @@ static unsigned long flushes(const struct rw_own *own)
 	return n;
 }
 
-static void one(struct rw_own *own, struct rw_ring *ring, struct rw_file *f, const struct how *how)
+static void one(struct rw_own *own, struct rw_ring *ring, struct rw_file *f, off_t off,
+		const struct how *how, const struct kind *kind)
 {
 	const bool synced = how->rwf || how->open;
 	unsigned long before = flushes(own);
 
-	rw_write(ring, f, LEN, LEN, how->rwf);
+	rw_write(ring, f, off, LEN, how->rwf);
 	rw_reap(ring);
 	if (!synced)
 		before = flushes(own);
@@ -69,16 +91,32 @@ static void one(struct rw_own *own, struct rw_ring *ring, struct rw_file *f, con
 		rw_ring_fsync(ring, f, how->data_only);
 	rw_reap(ring);
 	if (flushes(own) == before)
-		rw_fail("after a direct overwrite, %s has ended without a flush of the device",
+		rw_fail("after %s, %s has ended without a flush of the device", kind->name,
 			how->name);
 	rw_then(f, (struct rw_change){ RW_KEEP });
 }
 
+static void write_all(struct rw_own *own, const struct set_up *set_up, const struct how *how,
+		      const struct kind *kind)
+{
+	struct rw_file *f = rw_file("file", kind->kind->state, SIZE);
+	struct rw_ring *ring = rw_ring(set_up->kind, 1);
+
+	if (how->open) {
+		close(f->fd);
+		f->fd = (int)rw_ok(open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC | how->open));
+	}
+	rw_use(ring, f);
+	for (int n = 0; n < 2; n++) /* the first may have times to log */
+		one(own, ring, f, (kind->kind->extend ? SIZE : 0) + n * LEN, how, kind);
+	rw_ring_close(ring);
+	rw_verify(f);
+}
+
 static void run(const void *const *at)
 {
-	const struct rw_ring_kind *kind = at[0];
-	struct rw_own own = { 0 };
-	struct rw_file *f;
+	const struct set_up *set_up = at[0];
+	struct rw_own own = { .journal = set_up->apart ? LOG : 0 };
 
 	rw_own_make(&own, NULL);
 	rw_eq(rw_own_mount(&own, NULL), 0);
@@ -86,28 +124,19 @@ static void run(const void *const *at)
 		rw_skip("needs a loop device that has a cache");
 	if (atoi(attribute(&own, "queue/fua")))
 		rw_skip("needs a device without FUA, which writes without a flush");
-	f = rw_file("file", RW_WRITTEN, SIZE);
-	for (size_t i = 0; i < RW_ARRAY_SIZE(hows); i++) {
-		struct rw_ring *ring;
-
-		if (hows[i].call && kind->aio)
-			continue; /* it makes no difference */
-		ring = rw_ring(kind, 1);
-		if (hows[i].open) {
-			close(f->fd);
-			f->fd = (int)rw_ok(
-				open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC | hows[i].open));
+	for (size_t k = 0; k < RW_ARRAY_SIZE(kinds); k++)
+		for (size_t i = 0; i < RW_ARRAY_SIZE(hows); i++) {
+			if (k && !set_up->apart)
+				break; /* there is a commit to the device, which flushes it */
+			if (rw_can_make(kinds[k].kind->state) &&
+			    !(hows[i].call && set_up->kind->aio))
+				write_all(&own, set_up, &hows[i], &kinds[k]);
 		}
-		rw_use(ring, f);
-		for (int n = 0; n < 2; n++) /* the first may have times to log */
-			one(&own, ring, f, &hows[i]);
-		rw_ring_close(ring);
-	}
-	rw_verify(f);
 }
 
 static const char *const guards[] = {
 	"47c7d0b19502 xfs: fix incorrect log_flushed on fsync",
+	"aac45075f6d7 jbd2: add a missing data flush during file and fs synchronization",
 	NULL,
 };
 
@@ -116,10 +145,10 @@ static const char *const needs[] = { "root, for a filesystem of its own", NULL }
 
 const struct rw_test rw_test = {
 	.name = "flush-dio",
-	.summary = "fsync and its kin flush the device's cache behind a direct overwrite",
+	.summary = "fsync and its kin flush the device's cache behind a direct write",
 	.guards = guards,
 	.groups = groups,
 	.needs = needs,
-	.axes = { RW_AXIS(rw_two_kinds) },
+	.axes = { RW_AXIS(set_ups) },
 	.run = run,
 };
