@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fallocate(2), clone and copy on a synchronous file, after direct writes that were not synchronous.
+ * fallocate(2), truncation, clone and copy of a file after direct writes, when they are to be on stable storage.
  *
- * The call forces the log before it returns (xfs_file_fallocate() and xfs_file_remap_range(), by
- * xfs_file_sync_writes(); ext4_handle_sync() and ext4_fallocate()). Without that it is in memory only;
- * and so is the end of the writes before it, which come before it in the log: the conversion of
- * unwritten blocks and the size. When the filesystem is shut down without a flush of its log, as by a
- * loss of power, and mounted again, all of it must be there.
+ * On a synchronous file the call forces the log before it returns (xfs_file_fallocate() and
+ * xfs_file_remap_range(), by xfs_file_sync_writes(); ext4_handle_sync() and ext4_fallocate()); else
+ * fsync(2) does. Without that it is in memory only; and so is the end of the writes before it, which come
+ * before it in the log: the conversion of unwritten blocks and the size. ext4's fast commits have only what
+ * they were told of, call by call (ext4_fc_track_range()). When the filesystem is shut down without a flush
+ * of its log, as by a loss of power, and mounted again, all of it must be there.
  */
 #include "ringwedge.h"
 
@@ -30,6 +31,16 @@ static const struct op {
 	{ "insert-range", FALLOC_FL_INSERT_RANGE, { RW_INSERT, AT, LEN } },
 	{ "clone", 0, { RW_COPY, AT, LEN }, .clone = true },
 	{ "copy", 0, { RW_COPY, AT, LEN }, .copy = true },
+	{ "shrink", 0, { RW_RESIZE, AT + LEN / 2 } },
+	{ "grow", 0, { RW_RESIZE, 2 * SIZE } },
+};
+
+static const struct how {
+	const char *name;
+	bool later; /* by fsync(2), which ext4 is to do by fast commits */
+} hows[] = {
+	{ "o-sync", false },
+	{ "fsync", true },
 };
 
 /* Of the inode (chattr +S), which ext4 asks for most, and of the descriptor. */
@@ -55,7 +66,9 @@ static void call(const struct op *op, int fd)
 	};
 	loff_t in = 0, out = c->off;
 
-	if (op->clone)
+	if (c->kind == RW_RESIZE)
+		rw_ok(ftruncate(fd, c->off));
+	else if (op->clone)
 		rw_supported("clone", ioctl(fd, FICLONERANGE, &clone));
 	else if (op->copy)
 		rw_eq(rw_ok(copy_file_range(fd, &in, fd, &out, (size_t)c->len, 0)), c->len);
@@ -63,12 +76,13 @@ static void call(const struct op *op, int fd)
 		rw_supported("fallocate", fallocate(fd, op->mode, c->off, c->len));
 }
 
-static void step(struct rw_own *own, const struct op *op, enum rw_state state)
+static void step(struct rw_own *own, const struct op *op, const struct how *how,
+		 enum rw_state state)
 {
 	struct rw_file *f = rw_file("file", state, SIZE);
 	struct rw_ring *ring = rw_ring(&rw_ring_kinds[0], 3);
 	struct rw_change change = op->change;
-	int fd = synchronous(f);
+	int fd = how->later ? dup(f->fd) : synchronous(f);
 
 	rw_use(ring, f);
 	rw_write(ring, f, 0, 32 * RW_KIB, 0);
@@ -81,6 +95,8 @@ static void step(struct rw_own *own, const struct op *op, enum rw_state state)
 	if (op->clone || op->copy)
 		change.from = f; /* its beginning */
 	rw_then(f, change);
+	if (how->later)
+		rw_ok(fsync(fd));
 	close(fd);
 	rw_own_lose_power(own, f);
 	rw_verify(f);
@@ -89,14 +105,24 @@ static void step(struct rw_own *own, const struct op *op, enum rw_state state)
 static void run(const void *const *at)
 {
 	static const enum rw_state states[] = { RW_WRITTEN, RW_UNWRITTEN, RW_HOLE };
+	static const char *const fast[] = { "-O", "fast_commit", NULL };
+	const struct how *how = at[1];
 	struct rw_own own = { .dies = true };
 
 	if (!(rw_fs() & (RW_XFS | RW_EXT4)))
 		rw_skip("only xfs and ext4 promise that");
-	rw_own_make(&own, NULL);
+	rw_own_make(&own, how->later && rw_fs() == RW_EXT4 ? fast : NULL);
 	rw_eq(rw_own_mount(&own, NULL), 0);
 	for (size_t i = 0; i < RW_ARRAY_SIZE(states); i++)
-		step(&own, at[0], states[i]);
+		step(&own, at[0], how, states[i]);
+}
+
+static bool has(const void *const *at)
+{
+	const struct op *op = at[0];
+	const struct how *how = at[1];
+
+	return how->later || op->change.kind != RW_RESIZE; /* O_SYNC is not about ftruncate(2) */
 }
 
 static const char *const groups[] = { "dsync", NULL };
@@ -104,9 +130,10 @@ static const char *const needs[] = { "root, for a filesystem of its own", NULL }
 
 const struct rw_test rw_test = {
 	.name = "sync-op-dio",
-	.summary = "what was done to a synchronous file after direct writes outlives a shutdown",
+	.summary = "what was done to a file after direct writes, and synced, outlives a shutdown",
 	.groups = groups,
 	.needs = needs,
-	.axes = { RW_AXIS(ops) },
+	.axes = { RW_AXIS(ops), RW_AXIS(hows) },
+	.has = has,
 	.run = run,
 };
