@@ -362,6 +362,10 @@ make_inner() {
 		REASON="this kernel has no ${CONF[FILESYSTEM]}"
 		VERDICT=SKIP
 	fi
+	if ((status)) && ((CONF[BLOCK_SIZE] > $(getconf PAGE_SIZE))) && grep -qs "Function not implemented" "$LOG"; then
+		REASON="this kernel has no blocks larger than its pages (Linux 6.12, CONFIG_TRANSPARENT_HUGEPAGE)"
+		VERDICT=SKIP
+	fi
 	# EUCLEAN, EBADMSG: what mkfs has just written is not what is read, from a device that is a file of ext4.
 	if ((status)) && grep -qsE "Structure needs cleaning|Bad message" "$LOG"; then
 		VERDICT=FAIL
