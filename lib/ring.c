@@ -902,7 +902,13 @@ void rw_ring_close(struct rw_ring *r)
 	if (r->kind->eventfd)
 		close(r->eventfd);
 	rw_returned();
-	munmap(r->arena, r->depth * RW_MAX_WRITE);
+	/*
+	 * The pages are free; the addresses stay ours. A request that io-wq had not begun with faults there,
+	 * where otherwise it would write what this task maps next.
+	 */
+	if (mmap(r->arena, r->depth * RW_MAX_WRITE, PROT_NONE,
+		 MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+		rw_broken("mmap: %s", strerror(errno));
 	munmap(r->requests, r->depth * sizeof(*r->requests));
 	munmap(r, sizeof(*r));
 }
