@@ -124,11 +124,14 @@ void rw_own_make(struct rw_own *o, const char *const *mkfs_options)
 		if (!(type->fs & (RW_XFS | RW_EXT4)))
 			rw_skip("needs a filesystem with a log on a device of its own");
 		make_log(o);
-		snprintf(where, sizeof(where), "%s=%s", type->fs == RW_XFS ? "logdev" : "device",
-			 o->log);
-		if (type->fs == RW_EXT4)
+		if (type->fs == RW_XFS) {
+			argv[n++] = "-l";
+			snprintf(where, sizeof(where), "logdev=%s", o->log);
+		} else {
 			argv[n++] = "-b4096"; /* as the journal's */
-		argv[n++] = type->fs == RW_XFS ? "-l" : "-J";
+			argv[n++] = "-J";
+			snprintf(where, sizeof(where), "device=%s", o->log);
+		}
 		argv[n++] = where;
 	}
 	for (; mkfs_options && *mkfs_options && n < RW_ARRAY_SIZE(argv) - 2; n++)
@@ -205,6 +208,7 @@ static void read_bitmaps(const char *name)
 int rw_own_mount(struct rw_own *o, const char *options)
 {
 	int user = loop_device(o->image, o->device, sizeof(o->device)), error;
+	const bool log = o->journal && !strcmp(o->type, "xfs"); /* ext4 finds it itself */
 	char all[128];
 
 	if (o->through && strcmp(rw_shared->through_device, o->device)) {
@@ -217,9 +221,8 @@ int rw_own_mount(struct rw_own *o, const char *options)
 		rw_skip("needs to write to the write_cache of %s in sysfs", o->device);
 	/* No thread of the kernel initialises tables behind the test's back. */
 	snprintf(all, sizeof(all), "%s%s%s%s%s", options ? options : "", options ? "," : "",
-		 strcmp(o->type, "ext4") ? "" : "noinit_itable",
-		 o->journal && !strcmp(o->type, "xfs") ? "logdev=" : "",
-		 o->journal && !strcmp(o->type, "xfs") ? o->log : "");
+		 strcmp(o->type, "ext4") ? "" : "noinit_itable", log ? "logdev=" : "",
+		 log ? o->log : "");
 	rw_enter("mount");
 	/* When there is no room in the journal, time stamps shall not need any. */
 	error = mount(o->device, o->mnt, o->type, MS_NOATIME | (o->journal ? MS_LAZYTIME : 0), all)

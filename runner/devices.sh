@@ -324,6 +324,20 @@ make_null() {
 	VERDICT=BROKEN
 }
 
+# VERDICT and REASON of a mount that failed, where it is not the set-up that broke.
+why_not_mounted() {
+	if ! grep -qw "${CONF[FILESYSTEM]}" /proc/filesystems; then
+		REASON="this kernel has no ${CONF[FILESYSTEM]}"
+		VERDICT=SKIP
+	elif ((CONF[BLOCK_SIZE] > $(getconf PAGE_SIZE))) && grep -qs "Function not implemented" "$LOG"; then
+		REASON="this kernel has no blocks larger than its pages (Linux 6.12, CONFIG_TRANSPARENT_HUGEPAGE)"
+		VERDICT=SKIP
+	# EUCLEAN, EBADMSG: what mkfs has just written is not what is read, from a device that is a file of ext4.
+	elif grep -qsE "Structure needs cleaning|Bad message" "$LOG"; then
+		VERDICT=FAIL
+	fi
+}
+
 make_inner() {
 	local options status
 
@@ -358,19 +372,11 @@ make_inner() {
 		exchange_range 0 && set_up "${options[@]}" # a kernel before 6.10
 		status=$?
 	fi
-	if ((status)) && ! grep -qw "${CONF[FILESYSTEM]}" /proc/filesystems; then
-		REASON="this kernel has no ${CONF[FILESYSTEM]}"
-		VERDICT=SKIP
+	if ((status)); then
+		why_not_mounted
+	else
+		read_bitmaps
 	fi
-	if ((status)) && ((CONF[BLOCK_SIZE] > $(getconf PAGE_SIZE))) && grep -qs "Function not implemented" "$LOG"; then
-		REASON="this kernel has no blocks larger than its pages (Linux 6.12, CONFIG_TRANSPARENT_HUGEPAGE)"
-		VERDICT=SKIP
-	fi
-	# EUCLEAN, EBADMSG: what mkfs has just written is not what is read, from a device that is a file of ext4.
-	if ((status)) && grep -qsE "Structure needs cleaning|Bad message" "$LOG"; then
-		VERDICT=FAIL
-	fi
-	((status)) || read_bitmaps
 	return "$status"
 }
 

@@ -284,7 +284,6 @@ static void choose_configs(void)
 static bool wedge_wanted; /* --wedge */
 static size_t nr_left_out;
 
-/* Is the variant in the array of that name, of what the test says of itself? */
 /* The variant's place in one of the test's lists, or -1. */
 static long place_in(const struct test *t, const char *array, const char *variant)
 {

@@ -76,12 +76,14 @@ static void run(const void *const *at)
 
 	for (size_t i = 0; i < RW_ARRAY_SIZE(kinds); i++) {
 		const struct rw_write_kind *kind = &rw_write_kinds[kinds[i]];
-		struct rw_ring *ring = rw_ring(at[0], 1);
+		struct rw_ring *ring;
 		struct rw_file *f;
-		int watch = (int)rw_set_up(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+		int watch;
 
 		if (!rw_can_make(kind->state))
 			continue;
+		ring = rw_ring(at[0], 1);
+		watch = (int)rw_set_up(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
 		f = rw_file("file", kind->state, SIZE);
 		rw_use(ring, f);
 		rw_set_up(inotify_add_watch(watch, rw_path(f), IN_MODIFY | IN_ACCESS));

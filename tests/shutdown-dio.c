@@ -146,7 +146,7 @@ static bool has(const void *const *at)
 	const struct how *how = at[0];
 	const struct rw_who *who = at[2];
 
-	/* Who calls makes no difference to what waits for nothing, and how the log ends none to a ring. */
+	/* What waits for nothing does not differ by who calls, and a ring not by what becomes of the log. */
 	return how->how == RW_LOG_FROZEN ||
 	       (!who->other && (how->how == RW_LOG_LOST || at[1] == &rw_ring_kinds[0]));
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fallocate(2), truncation, clone and copy of a file after direct writes, when they are to be on stable storage.
+ * fallocate(2), truncation, clone and copy of a file, after direct writes, put on stable storage.
  *
  * On a synchronous file the call forces the log before it returns (xfs_file_fallocate() and
  * xfs_file_remap_range(), by xfs_file_sync_writes(); ext4_handle_sync() and ext4_fallocate()); else
@@ -82,7 +82,7 @@ static void step(struct rw_own *own, const struct op *op, const struct how *how,
 	struct rw_file *f = rw_file("file", state, SIZE);
 	struct rw_ring *ring = rw_ring(&rw_ring_kinds[0], 3);
 	struct rw_change change = op->change;
-	int fd = how->later ? dup(f->fd) : synchronous(f);
+	int fd = how->later ? (int)rw_ok(dup(f->fd)) : synchronous(f);
 
 	rw_use(ring, f);
 	rw_write(ring, f, 0, 32 * RW_KIB, 0);
