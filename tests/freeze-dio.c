@@ -10,6 +10,8 @@
  */
 #include "ringwedge.h"
 
+#include <sys/mman.h>
+
 #define SIZE (256 * RW_KIB)
 #define LEN (32 * RW_KIB)
 
@@ -133,6 +135,32 @@ static void truncate_frozen(struct rw_ring *ring, const struct rw_who *who,
 	rw_verify(f);
 }
 
+static void store(const void *p)
+{
+	*(volatile char *)p = *(const char *)p;
+}
+
+/* A store to a mapping makes a clean page dirty: the fault waits for the thaw. */
+static void store_frozen(struct rw_ring *ring, const struct rw_who *who,
+			 const struct rw_write_kind *kind)
+{
+	struct rw_file *f = start(ring, kind);
+	char *map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
+	struct rw_helper other;
+
+	if (map == MAP_FAILED)
+		rw_broken("mmap: %s", strerror(errno));
+	rw_by(who, freeze, NULL);
+	other = rw_start(store, map + SIZE / 2);
+	rw_in_flight(0); /* it has come as far as it can */
+	if (!rw_asleep_in(other.pid, "handle_mm_fault"))
+		rw_fail("a store to a mapping of a file did not wait, with the filesystem frozen");
+	submit(ring, f, kind);
+	end(ring, f);
+	rw_join(other);
+	munmap(map, SIZE);
+}
+
 /* Frozen and thawed again and again, while the ring's owner writes. */
 static void loop(struct rw_ring *ring, const struct rw_who *who, const struct rw_write_kind *kind)
 {
@@ -166,6 +194,7 @@ static const struct when {
 	{ "while-frozen", while_frozen, true },
 	{ "nowait", nowait, true, true },
 	{ "truncate", truncate_frozen, true, .few = true },
+	{ "store", store_frozen, true, .few = true },
 	{ "loop", loop },
 };
 
