@@ -6,7 +6,8 @@
  * xfs_file_remap_range(), by xfs_file_sync_writes(); ext4_handle_sync() and ext4_fallocate()); else
  * fsync(2) does. Without that it is in memory only; and so is the end of the writes before it, which come
  * before it in the log: the conversion of unwritten blocks and the size. ext4's fast commits have only what
- * they were told of, call by call (ext4_fc_track_range()). When the filesystem is shut down without a flush
+ * they were told of, call by call (ext4_fc_track_range()). A hole drops pages that the file grew by, whose
+ * writeback would have moved the size on disk (ext4_update_disksize_before_punch()). When the filesystem is shut down without a flush
  * of its log, as by a loss of power, and mounted again, all of it must be there.
  */
 #include "ringwedge.h"
@@ -17,15 +18,22 @@
 #define SIZE (256 * RW_KIB)
 #define AT (64 * RW_KIB)
 #define LEN (64 * RW_KIB)
+#define PART (32 * RW_KIB)
+#define GROWN (SIZE + PART) /* by a direct write */
 
 static const struct op {
 	const char *name;
 	int mode;
 	struct rw_change change;
 	bool clone, copy;
+	bool dirty; /* what is punched has been written to the page cache only, and the file grew by it */
 } ops[] = {
 	{ "allocate", 0, { RW_GROW, AT, SIZE } },
 	{ "punch-hole", FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, { RW_ZERO, AT, LEN } },
+	{ "punch-end",
+	  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+	  { RW_ZERO, GROWN, LEN },
+	  .dirty = true },
 	{ "zero-range", FALLOC_FL_ZERO_RANGE, { RW_ZERO, AT, LEN } },
 	{ "collapse-range", FALLOC_FL_COLLAPSE_RANGE, { RW_COLLAPSE, AT, LEN } },
 	{ "insert-range", FALLOC_FL_INSERT_RANGE, { RW_INSERT, AT, LEN } },
@@ -85,12 +93,14 @@ static void step(struct rw_own *own, const struct op *op, const struct how *how,
 	int fd = how->later ? (int)rw_ok(dup(f->fd)) : synchronous(f);
 
 	rw_use(ring, f);
-	rw_write(ring, f, 0, 32 * RW_KIB, 0);
+	rw_write(ring, f, 0, PART, 0);
 	rw_write(ring, f, AT + LEN / 2, LEN, 0);
-	rw_write(ring, f, SIZE, 32 * RW_KIB, 0);
+	rw_write(ring, f, SIZE, PART, 0);
 	rw_reap(ring);
 	rw_then(f, (struct rw_change){ RW_KEEP });
 	rw_ring_close(ring);
+	if (op->dirty)
+		rw_cache_dirty(f, op->change.off, (size_t)op->change.len);
 	call(op, fd);
 	if (op->clone || op->copy)
 		change.from = f; /* its beginning */
