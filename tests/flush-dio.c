@@ -5,7 +5,7 @@
  * A direct overwrite that has completed may be in the device's cache only. When there is nothing else to
  * be written - no size, no blocks to convert - whose commit would flush it, fsync(2) and its kin must
  * do that themselves (xfs_file_fsync(), by blkdev_issue_flush(); ext4_sync_file(), by what
- * ext4_fsync_journal() tells it). Where the log is on another device no commit flushes the one with the
+ * ext4_fsync_journal() tells it; ext4_sync_fs()). Where the log is on another device no commit flushes the one with the
  * data, unless that is asked for (xlog_write_iclog(), jbd2_journal_commit_transaction()). Else the write is
  * gone after a loss of power, though every call succeeded. The device counts: nobody but the test uses it.
  */
@@ -19,6 +19,7 @@ static const struct how {
 	const char *name;
 	int rwf, open;
 	bool call, data_only; /* fsync(2), fdatasync(2); else through the ring */
+	bool all;	      /* syncfs(2) */
 } hows[] = {
 	{ "fsync", .call = true },
 	{ "fdatasync", .call = true, .data_only = true },
@@ -26,6 +27,7 @@ static const struct how {
 	{ "ring's fdatasync", .data_only = true },
 	{ "RWF_DSYNC", .rwf = RWF_DSYNC },
 	{ "O_DSYNC", .open = O_DSYNC },
+	{ "syncfs", .call = true, .all = true },
 };
 
 static const struct kind {
@@ -41,10 +43,12 @@ static const struct set_up {
 	const char *name;
 	const struct rw_ring_kind *kind;
 	bool apart; /* the log, on a device of its own */
+	bool all;   /* by syncfs(2) alone */
 } set_ups[] = {
 	{ "plain", &rw_two_kinds[0] },
 	{ "aio", &rw_two_kinds[1] },
-	{ "log-apart", &rw_two_kinds[0], true },
+	{ "log-apart", &rw_two_kinds[0], .apart = true },
+	{ "syncfs", &rw_two_kinds[0], .all = true },
 };
 
 /* A line of the device's attribute in sysfs, or "". */
@@ -86,7 +90,7 @@ static void one(struct rw_own *own, struct rw_ring *ring, struct rw_file *f, off
 	if (!synced)
 		before = flushes(own);
 	if (how->call)
-		rw_ok(how->data_only ? fdatasync(f->fd) : fsync(f->fd));
+		rw_ok(how->all ? syncfs(f->fd) : how->data_only ? fdatasync(f->fd) : fsync(f->fd));
 	else if (!synced)
 		rw_ring_fsync(ring, f, how->data_only);
 	rw_reap(ring);
@@ -107,7 +111,8 @@ static void write_all(struct rw_own *own, const struct set_up *set_up, const str
 		f->fd = (int)rw_ok(open(rw_path(f), O_RDWR | O_DIRECT | O_CLOEXEC | how->open));
 	}
 	rw_use(ring, f);
-	for (int n = 0; n < 2; n++) /* the first may have times to log */
+	/* Those have nothing to log whose time is that of the one before: of the clock's tick. */
+	for (int n = 0; n < (how->all ? SIZE / LEN : 2); n++)
 		one(own, ring, f, (kind->kind->extend ? SIZE : 0) + n * LEN, how, kind);
 	rw_ring_close(ring);
 	rw_verify(f);
@@ -129,7 +134,7 @@ static void run(const void *const *at)
 	for (size_t k = 0; k < n_kinds; k++)
 		for (size_t i = 0; i < RW_ARRAY_SIZE(hows); i++)
 			/* fsync(2) does not differ by who wrote. */
-			if (rw_can_make(kinds[k].kind->state) &&
+			if (rw_can_make(kinds[k].kind->state) && hows[i].all == set_up->all &&
 			    !(hows[i].call && set_up->kind->aio))
 				write_all(&own, set_up, &hows[i], &kinds[k]);
 }
