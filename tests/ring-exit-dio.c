@@ -4,8 +4,9 @@
  *
  * What the writes hold - the inode's i_dio_count, the superblock's write count, the open file, the
  * pinned buffers - must be let go of without the task that submitted them (io_fallback_req_func(),
- * io_ring_exit_work(), exit_aio()), and not before they have ended. Otherwise another process sleeps
- * for ever in truncate or freeze, or finds the wrong data; or the exit itself never ends.
+ * io_ring_exit_work(), io_uring_unreg_ringfd(), exit_aio()), and not before they have ended. Otherwise
+ * another process sleeps for ever in truncate or freeze, or finds the wrong data; or the exit itself never
+ * ends.
  */
 #include "ringwedge.h"
 
@@ -20,12 +21,15 @@
 static const struct end {
 	const char *name;
 	bool execs, killed;
-	bool idle; /* is the poller, which waits for the writes, asleep? */
+	bool idle;	 /* is the poller, which waits for the writes, asleep? */
+	bool registered; /* the task has the ring by its number alone (IORING_REGISTER_RING_FDS) */
 } ends[] = {
 	{ "exec", .execs = true },
 	{ "exit" },
 	{ "kill", .killed = true },
 	{ "exit-idle", .idle = true },
+	{ "exit-registered", .registered = true },
+	{ "exec-registered", .execs = true, .registered = true },
 };
 
 struct owner {
@@ -36,6 +40,16 @@ struct owner {
 	bool queued; /* but the first, they wait for the only worker of io-wq */
 };
 
+static void register_ring(struct io_uring *ring)
+{
+	int ret = io_uring_register_ring_fd(ring);
+
+	if (ret == -EINVAL)
+		rw_skip("needs IORING_REGISTER_RING_FDS, Linux 5.18");
+	rw_eq(ret, 1);
+	rw_ok(close(ring->ring_fd));
+}
+
 static void own(const void *p)
 {
 	const struct owner *o = p;
@@ -45,6 +59,8 @@ static void own(const void *p)
 	/* Not the descriptor that was inherited: this one nobody else has, but with a ring. */
 	file.fd = (int)rw_set_up(open(rw_path(&file), O_RDWR | O_DIRECT | O_CLOEXEC));
 	rw_use(ring, &file);
+	if (o->end->registered)
+		register_ring(rw_uring(ring));
 	for (int i = 0; i < N; i++) {
 		rw_write_promised(ring, &file, FROM + i * LEN, LEN, o->promise[i], 0);
 		if (o->queued && !i)
@@ -163,8 +179,14 @@ static void run(const void *const *at)
 
 static bool has(const void *const *at)
 {
+	const struct rw_ring_kind *kind = at[1];
+	const struct end *end = at[0];
+
+	/* What a ring keeps that has no descriptor any more is its registered files. */
+	if (end->registered)
+		return kind->fixed;
 	/* exec waits under exec_update_lock, which /proc/PID/stack wants, too. */
-	return !((const struct end *)at[0])->execs || !((const struct rw_ring_kind *)at[1])->aio;
+	return !end->execs || !kind->aio;
 }
 
 static bool wedges(const void *const *at)
