@@ -348,6 +348,19 @@ static void give_fd(const struct rw_ring *r, struct io_uring_sqe *sqe, struct rw
 	rw_broken("\"%s\" was not given to the ring with rw_use()", f->name);
 }
 
+/*
+ * A vector may be used for something else once its request is submitted (IORING_FEAT_SUBMIT_STABLE): it
+ * names other memory from then on, for a kernel that looks again. A SQPOLL thread may not have looked yet.
+ */
+static void reuse_vectors(struct rw_ring *r)
+{
+	static char elsewhere[RW_MAX_WRITE] __attribute__((aligned(PAGE)));
+
+	for (unsigned int i = 0; i < r->depth && !(r->kind->setup & IORING_SETUP_SQPOLL); i++)
+		if (r->requests[i].busy)
+			r->requests[i].iov[0].iov_base = r->requests[i].iov[1].iov_base = elsewhere;
+}
+
 static void submit(struct rw_ring *r, const char *what, unsigned int wait_nr)
 {
 	int n = (int)r->queued, ret;
@@ -368,6 +381,7 @@ static void submit(struct rw_ring *r, const char *what, unsigned int wait_nr)
 	if (ret != n && !(r->kind->setup & IORING_SETUP_SQPOLL && ret >= 0))
 		rw_fail("io_uring_enter submitted %d of %d: %s", ret, n,
 			ret < 0 ? strerror(-ret) : "too few");
+	reuse_vectors(r);
 	rw_progress();
 }
 
@@ -458,6 +472,7 @@ static void submit_aio(struct rw_ring *r, struct request *q, const char *what)
 	rw_check_slept(what);
 	if (ret != 1)
 		rw_fail("io_submit: %s", ret < 0 ? strerror(-ret) : "took none");
+	reuse_vectors(r);
 	rw_progress();
 }
 

@@ -76,8 +76,9 @@ void rw_write_shaped(struct rw_ring *ring, struct rw_file *f, const struct rw_sh
 	const size_t len = shape->len ? shape->len : sector;
 	const off_t off = shape->off + (shape->len ? 0 : (off_t)sector);
 	struct io_uring_sqe sqe = { 0 };
-	struct iovec iov[SEGMENTS];
-	unsigned int n;
+	static char elsewhere[4096] __attribute__((aligned(4096)));
+	static struct iovec iov[SEGMENTS];
+	unsigned int n = 0;
 
 	if (shape->kind == &fixed_buffer) {
 		rw_write(ring, f, off, len, 0);
@@ -105,4 +106,7 @@ void rw_write_shaped(struct rw_ring *ring, struct rw_file *f, const struct rw_sh
 	if (shape->flags & IOSQE_IO_LINK)
 		queue_nop(ring, 0);
 	rw_submit_queued(ring, 0);
+	/* A vector may be used for something else from here on (IORING_FEAT_SUBMIT_STABLE). */
+	for (unsigned int i = 0; i < n; i++)
+		iov[i].iov_base = elsewhere;
 }
