@@ -829,48 +829,61 @@ unsigned int rw_reap_ready(struct rw_ring *r)
 
 #define WAIT_MAX 64
 
-static int wait_aio(struct rw_ring *r, unsigned int n, unsigned int s)
+/* `mask`: the wait's own; NULL: none, and no signal ends it. */
+static int wait_aio(struct rw_ring *r, unsigned int n, unsigned int s, sigset_t *mask)
 {
-	struct timespec ts = { .tv_sec = s };
+	struct timespec ts = { .tv_sec = s }, *timeout = s ? &ts : NULL;
 	struct io_event e[WAIT_MAX];
 	int ret;
 
 	do
-		ret = io_getevents(r->aio, n, WAIT_MAX, e, s ? &ts : NULL);
-	while (ret == -EINTR);
+		ret = mask ? io_pgetevents(r->aio, n, WAIT_MAX, e, timeout, mask)
+			   : io_getevents(r->aio, n, WAIT_MAX, e, timeout);
+	while (ret == -EINTR && !mask);
 	rw_returned();
 	for (int i = 0; i < ret; i++)
 		finish_aio(r, &e[i]);
 	return ret;
 }
 
-static int wait_uring(struct rw_ring *r, unsigned int n, unsigned int s)
+static int wait_uring(struct rw_ring *r, unsigned int n, unsigned int s, sigset_t *mask)
 {
 	struct __kernel_timespec ts = { .tv_sec = s };
 	struct io_uring_cqe *cqe;
 	int ret;
 
 	do
-		ret = s ? io_uring_wait_cqes(&r->uring, &cqe, n, &ts, NULL)
-			: io_uring_wait_cqe_nr(&r->uring, &cqe, n);
-	while (ret == -EINTR);
+		ret = s || mask ? io_uring_wait_cqes(&r->uring, &cqe, n, s ? &ts : NULL, mask)
+				: io_uring_wait_cqe_nr(&r->uring, &cqe, n);
+	while (ret == -EINTR && !mask);
 	rw_returned();
-	if (ret >= 0)
-		ret = (int)io_uring_cq_ready(&r->uring);
+	if (ret < 0)
+		return ret;
+	ret = (int)io_uring_cq_ready(&r->uring);
 	rw_reap_ready(r);
 	return ret;
 }
 
-void rw_wait(struct rw_ring *r, unsigned int n, unsigned int s)
+bool rw_wait_masked(struct rw_ring *r, unsigned int n, unsigned int s, sigset_t *mask)
 {
 	int ret;
 
-	rw_enter(s ? "wait for several completions, with a time-out"
-		   : "wait for several completions");
-	ret = (r->kind->aio ? wait_aio : wait_uring)(r, n, s);
+	rw_enter(mask ? "wait for completions, with a signal mask"
+		 : s  ? "wait for several completions, with a time-out"
+		      : "wait for several completions");
+	ret = (r->kind->aio ? wait_aio : wait_uring)(r, n, s, mask);
+	if (mask && ret == -EINTR)
+		return false;
 	if (ret < (int)n)
 		rw_fail("a wait for %u completions ended with %d%s%s", n, ret,
 			ret < 0 ? ": " : " of them", ret < 0 ? strerror(-ret) : "");
+	return true;
+}
+
+void rw_wait(struct rw_ring *r, unsigned int n, unsigned int s)
+{
+	if (!rw_wait_masked(r, n, s, NULL))
+		rw_broken("a wait without a signal mask was ended by a signal");
 }
 
 void rw_reap(struct rw_ring *r)
