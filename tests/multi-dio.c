@@ -9,8 +9,6 @@
 #include "ringwedge.h"
 
 #include <linux/falloc.h>
-#include <poll.h>
-#include <sys/eventfd.h>
 
 #define SIZE (512 * RW_KIB)
 #define LEN (16 * RW_KIB)
@@ -174,77 +172,12 @@ static void files(void)
 	rw_ring_close(ring);
 }
 
-/* The completions that found no room in the ring come, too, each once, whoever delivers them. */
-static void overflow(void)
-{
-	static const struct rw_ring_kind small[] = {
-		{ .name = "plain", .overflows = 1 },
-		{ .name = "defer-taskrun",
-		  .overflows = 1,
-		  .setup = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN },
-		{ .name = "async", .overflows = 1, .async = true, .setup = IORING_SETUP_CQE32 },
-	};
-
-	for (size_t k = 0; k < RW_ARRAY_SIZE(small); k++) {
-		struct rw_ring *ring = rw_ring(&small[k], RINGS);
-		struct rw_file *f = start("file");
-		unsigned int held;
-
-		shut();
-		for (unsigned int i = 0; i < RINGS; i++)
-			rw_write(ring, f, i * APART, LEN, 0);
-		held = punch_held(f, RINGS);
-		rw_done();
-		rw_reap(ring);
-		check(f, held == RINGS);
-		rw_ring_close(ring);
-	}
-}
-
-/*
- * And in their order: what is linked behind a write comes after it, though there is room in the ring again
- * when it completes, and the write's completion is not in there yet (io_cqe_cache_refill()).
- */
-static void overflow_order(void)
-{
-	static const struct rw_ring_kind small = { .name = "plain", .overflows = 2 };
-	struct rw_ring *ring = rw_ring(&small, 2);
-	struct io_uring *uring = rw_uring(ring);
-	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
-	int fd = (int)rw_set_up(eventfd(0, EFD_CLOEXEC));
-	struct io_uring_sqe sqe = { 0 };
-
-	for (unsigned int i = 0; i < small.overflows; i++)
-		io_uring_prep_nop(io_uring_get_sqe(uring));
-	rw_eq(io_uring_submit(uring), small.overflows);
-	rw_queue_write(ring, f, 0, LEN, IOSQE_IO_LINK);
-	io_uring_prep_poll_add(&sqe, fd, POLLIN);
-	rw_queue(ring, &sqe, &(struct rw_op){ .what = "poll", .want = POLLIN });
-	rw_submit_queued(ring, 0);
-	rw_for_ms(20000)
-		if (io_uring_cq_has_overflow(uring))
-			break;
-	rw_eq(io_uring_cq_has_overflow(uring), true);
-	io_uring_cq_advance(uring, small.overflows); /* the nops */
-	rw_set_up(eventfd_write(fd, 1));
-	rw_reap(ring);
-	rw_then(f, (struct rw_change){ RW_KEEP });
-	rw_verify(f);
-	rw_ring_close(ring);
-	close(fd);
-}
-
 static const struct scene {
 	const char *name;
 	void (*play)(void);
 } scenes[] = {
-	{ "rings", rings },
-	{ "shared-poller", poller },
-	{ "shared-workers", workers },
-	{ "tasks", tasks },
-	{ "files", files },
-	{ "overflow", overflow },
-	{ "overflow-order", overflow_order },
+	{ "rings", rings }, { "shared-poller", poller }, { "shared-workers", workers },
+	{ "tasks", tasks }, { "files", files },
 };
 
 static void run(const void *const *at)
