@@ -25,10 +25,14 @@ static const struct when {
 	const char *name;
 	enum rw_state state;
 	bool meanwhile; /* blocks without data are read as zeros although the gate is shut */
+	bool large;	/* folios, where the filesystem makes them of one large cached write */
+	bool dirty;
 } whens[] = {
 	{ "read-before", RW_WRITTEN },
 	{ "read-meanwhile-hole", RW_HOLE, true },
 	{ "read-meanwhile-unwritten", RW_UNWRITTEN, true },
+	{ "written-before", RW_WRITTEN, .large = true },
+	{ "dirty", RW_WRITTEN, .large = true, .dirty = true },
 };
 
 /* Every page: by a fault, which waits for no lock of the inode. */
@@ -49,6 +53,10 @@ static void one(struct rw_ring *ring, const struct when *when, const struct part
 	if (map == MAP_FAILED)
 		rw_broken("mmap: %s", strerror(errno));
 	rw_use(ring, f);
+	if (when->large)
+		rw_cache_dirty(f, 0, SIZE);
+	if (when->large && !when->dirty)
+		rw_ok(fsync(f->fd));
 	if (!when->meanwhile)
 		look(map);
 	else if (rw_has_gate())
