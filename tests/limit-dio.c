@@ -66,6 +66,24 @@ static void past_end(struct rw_ring *ring, struct rw_file *f)
 	rw_eq(behind.res, 0);
 }
 
+/* Of no bytes: what is taken for a write is let go of, though there is nothing to wait for. */
+static void nothing(struct rw_ring *ring, struct rw_file *f)
+{
+	static const off_t offs[] = { 0, SIZE, 2 * SIZE };
+
+	for (size_t i = 0; i < RW_ARRAY_SIZE(offs); i++) {
+		struct rw_io read = { .read = true, .off = offs[i] };
+		struct rw_io write = { .off = offs[i] };
+
+		do_io(ring, f, &read);
+		rw_eq(read.res, 0);
+		do_io(ring, f, &write);
+		rw_eq(write.res, 0);
+		rw_ended(f, &write);
+	}
+	rw_verify(f);
+}
+
 /* An offset, or a length, that no device can do: the length's end may come to light half way. */
 static void misaligned(struct rw_ring *ring, struct rw_file *f)
 {
@@ -119,10 +137,8 @@ static const struct bound {
 	const char *name;
 	void (*meet)(struct rw_ring *ring, struct rw_file *f);
 } bounds[] = {
-	{ "too-big", too_big },
-	{ "past-end", past_end },
-	{ "misaligned", misaligned },
-	{ "full", full },
+	{ "too-big", too_big },	      { "past-end", past_end }, { "nothing", nothing },
+	{ "misaligned", misaligned }, { "full", full },
 };
 
 static void run(const void *const *at)
@@ -140,6 +156,14 @@ static void run(const void *const *at)
 	rw_let_go(f);
 }
 
+/* docs/found/btrfs-empty-fixed-read.md */
+static bool wedges(const void *const *at)
+{
+	const struct rw_way *way = at[1];
+
+	return ((const struct bound *)at[0])->meet == nothing && way->kind && way->kind->fixed;
+}
+
 static const char *const guards[] = {
 	"4d9cb92ca41d io_uring/rw: fix short rw error handling",
 	NULL,
@@ -153,5 +177,6 @@ const struct rw_test rw_test = {
 	.guards = guards,
 	.groups = groups,
 	.axes = { RW_AXIS(bounds), RW_AXIS(rw_ways) },
+	.wedges = wedges,
 	.run = run,
 };
