@@ -379,6 +379,7 @@ void rw_check_slept(const char *what)
 }
 
 /* `function` NULL: in the drain. */
+/* 0: one of the rings' workers. */
 static bool sleeps(pid_t pid, const char *function)
 {
 	static struct rw_task t[RW_MAX_TASKS];
@@ -390,7 +391,8 @@ static bool sleeps(pid_t pid, const char *function)
 			rw_tasks(atomic_load(&rw_shared->child), t, RW_MAX_TASKS, RW_STACKS);
 
 		for (unsigned int i = 0; i < n; i++)
-			if (t[i].tid == pid && t[i].state != 'R' &&
+			if ((pid ? t[i].tid == pid : !strncmp(t[i].comm, "iou-wrk-", 8)) &&
+			    t[i].state != 'R' &&
 			    (function ? strstr(t[i].stack, function) != NULL
 				      : rw_in_drain(t[i].stack)))
 				return true;
@@ -407,6 +409,14 @@ bool rw_in_drain_now(pid_t pid)
 bool rw_asleep_in(pid_t pid, const char *function)
 {
 	return sleeps(pid, function);
+}
+
+void rw_worker_in(const char *function)
+{
+	uint64_t end = rw_until(20000);
+
+	while (!sleeps(0, function) && rw_more(end))
+		;
 }
 
 void rw_submitted(void)

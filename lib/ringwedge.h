@@ -508,6 +508,11 @@ void rw_kill(struct rw_helper *h);
 bool rw_in_drain_now(pid_t pid);
 /* The same of a function of the kernel, whatever it waits for there. */
 bool rw_asleep_in(pid_t pid, const char *function);
+/*
+ * Wait until one of the rings' workers (io-wq) sleeps there, 20 s at most. That all tasks are asleep does not
+ * tell: the worker that is to have a request may have yet to be made (io_uring/io-wq.c, io_workqueue_create()).
+ */
+void rw_worker_in(const char *function);
 /* Wait for its end. It is a FAIL when a signal killed it, other than by rw_kill(). */
 void rw_join(struct rw_helper h);
 

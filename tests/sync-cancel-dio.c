@@ -74,7 +74,7 @@ static void run(const void *const *at)
 	if (!rw_in_flight(1))
 		rw_broken("the gate holds no write");
 	rw_ring_fallocate(ring, f, FALLOC_FL_KEEP_SIZE, 0, SIZE, true);
-	rw_submitted(); /* a worker has it */
+	rw_worker_in("vfs_fallocate");
 	a.want = want;
 	if (want)
 		cancel(&a);
