@@ -7,6 +7,7 @@
  */
 #include "ringwedge.h"
 
+#include <linux/falloc.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 
@@ -15,7 +16,24 @@
 #define APART (64 * RW_KIB)
 #define SIZE (N * APART)
 
-/* All of them, by each sort of ring. */
+static const struct rw_change punched = { RW_ZERO, 0, SIZE / 2 };
+
+static void punch(const void *p)
+{
+	rw_ok(fallocate(((const struct rw_file *)p)->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			punched.off, punched.len));
+}
+
+static struct rw_file *file(void)
+{
+	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
+
+	rw_supported("fallocate", fallocate(f->fd, 0, 0, SIZE));
+	punch(f); /* reads the metadata that it needs */
+	return rw_file("file", RW_WRITTEN, SIZE);
+}
+
+/* All of them, by each sort of ring, and what waits for the writes waits for none of the completions. */
 static void all(void)
 {
 	static const struct rw_ring_kind small[] = {
@@ -28,19 +46,22 @@ static void all(void)
 
 	for (size_t k = 0; k < RW_ARRAY_SIZE(small); k++) {
 		struct rw_ring *ring = rw_ring(&small[k], N);
-		struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
+		struct rw_file *f = file();
+		unsigned int held = 0;
 
 		if (rw_has_gate())
 			rw_gate_shut();
 		for (unsigned int i = 0; i < N; i++)
 			rw_write(ring, f, i * APART, LEN, 0);
 		if (rw_has_gate()) {
-			rw_in_flight(N);
-			rw_gate_open();
-			rw_done();
+			held = rw_in_flight(N);
+			rw_held_by(&rw_whos[0], punch, f, held > 0);
+		} else {
+			punch(f);
 		}
+		rw_done();
 		rw_reap(ring);
-		rw_then(f, (struct rw_change){ RW_KEEP });
+		(held == N ? rw_then : rw_race)(f, punched);
 		rw_verify(f);
 		rw_ring_close(ring);
 	}
