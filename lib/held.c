@@ -378,8 +378,7 @@ void rw_check_slept(const char *what)
 	rw_fail("%s may not sleep, and slept until the gate was opened, in %s", what, where);
 }
 
-/* `function` NULL: in the drain. */
-/* 0: one of the rings' workers. */
+/* `pid` 0: one of the rings' workers; `function` NULL: in the drain. */
 static bool sleeps(pid_t pid, const char *function)
 {
 	static struct rw_task t[RW_MAX_TASKS];

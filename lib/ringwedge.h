@@ -386,8 +386,7 @@ void rw_reap(struct rw_ring *ring);
 /* Wait in one call for `n` completions, at most `s` seconds (0: for ever), and reap what is there. */
 void rw_wait(struct rw_ring *ring, unsigned int n, unsigned int s);
 /* The same with a signal mask for the time of the wait. False when a signal ended it. */
-bool rw_wait_masked(struct rw_ring *ring, unsigned int n, unsigned int s, sigset_t *mask)
-	__attribute__((warn_unused_result));
+bool rw_wait_masked(struct rw_ring *ring, unsigned int n, unsigned int s, sigset_t *mask);
 /* Reap what has completed, without waiting. Returns how many. */
 unsigned int rw_reap_ready(struct rw_ring *ring);
 /* The same when reads of `f` raced its writes and the change: they may find it before and after. */

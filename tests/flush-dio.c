@@ -3,11 +3,12 @@
  * What says that a direct write is on stable storage has had the cache of the device flushed.
  *
  * A direct overwrite that has completed may be in the device's cache only. When there is nothing else to
- * be written - no size, no blocks to convert - whose commit would flush it, fsync(2) and its kin must
- * do that themselves (xfs_file_fsync(), by blkdev_issue_flush(); ext4_sync_file(), by what
- * ext4_fsync_journal() tells it; ext4_sync_fs()). Where the log is on another device no commit flushes the one with the
- * data, unless that is asked for (xlog_write_iclog(), jbd2_journal_commit_transaction()). Else the write is
- * gone after a loss of power, though every call succeeded. The device counts: nobody but the test uses it.
+ * be written - no size, no blocks to convert - whose commit would flush it, fsync(2) and its kin must do
+ * that themselves (xfs_file_fsync(), by blkdev_issue_flush(); ext4_sync_file(), by what
+ * ext4_fsync_journal() tells it; ext4_sync_fs()). Where the log is on another device no commit flushes the
+ * one with the data, unless that is asked for (xlog_write_iclog(), jbd2_journal_commit_transaction()).
+ * Else the write is gone after a loss of power, though every call succeeded. The device counts: nobody but
+ * the test uses it.
  */
 #include "ringwedge.h"
 

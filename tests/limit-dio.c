@@ -156,7 +156,7 @@ static void run(const void *const *at)
 	rw_let_go(f);
 }
 
-/* docs/found/btrfs-empty-fixed-read.md */
+/* Where a read of no bytes is an oops, the ring's lock is lost (docs/found/btrfs-empty-fixed-read.md). */
 static bool wedges(const void *const *at)
 {
 	const struct rw_way *way = at[1];

@@ -5,10 +5,11 @@
  * On a synchronous file the call forces the log before it returns (xfs_file_fallocate() and
  * xfs_file_remap_range(), by xfs_file_sync_writes(); ext4_handle_sync() and ext4_fallocate()); else
  * fsync(2) does. Without that it is in memory only; and so is the end of the writes before it, which come
- * before it in the log: the conversion of unwritten blocks and the size. ext4's fast commits have only what
- * they were told of, call by call (ext4_fc_track_range()). A hole drops pages that the file grew by, whose
- * writeback would have moved the size on disk (ext4_update_disksize_before_punch()). When the filesystem is shut down without a flush
- * of its log, as by a loss of power, and mounted again, all of it must be there.
+ * before it in the log: the conversion of unwritten blocks and the size. ext4's fast commits have only
+ * what they were told of, call by call (ext4_fc_track_range()). A hole drops pages that the file grew by,
+ * whose writeback would have moved the size on disk (ext4_update_disksize_before_punch()). When the
+ * filesystem is shut down without a flush of its log, as by a loss of power, and mounted again, all of it
+ * must be there.
  */
 #include "ringwedge.h"
 
