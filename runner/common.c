@@ -40,6 +40,16 @@ char *format(const char *fmt, ...)
 	return text;
 }
 
+void *grow(void *array, size_t nr, size_t size)
+{
+	char *grown = realloc(array, (nr + 1) * size);
+
+	if (!grown)
+		die("out of memory");
+	memset(grown + nr * size, 0, size);
+	return grown;
+}
+
 bool parse_number(const char *text, long long min, long long max, long long *number)
 {
 	char *end;

@@ -129,10 +129,12 @@ static char *trim(char *text)
 static bool add_skip(struct conf *conf, const char *value)
 {
 	size_t len = strcspn(value, " \t");
-	struct conf_skip *skip = &conf->skips[conf->nr_skips];
+	struct conf_skip *skip;
 
-	if (conf->nr_skips == ARRAY_SIZE(conf->skips) || !memchr(value, '/', len) || !value[len])
+	if (!memchr(value, '/', len) || !value[len])
 		return false;
+	conf->skips = grow(conf->skips, (size_t)conf->nr_skips, sizeof(*skip));
+	skip = &conf->skips[conf->nr_skips];
 	skip->match = format("%.*s", (int)len, value);
 	skip->reason = format("%s", value + len + strspn(value + len, " \t"));
 	conf->nr_skips++;

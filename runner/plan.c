@@ -71,17 +71,6 @@ static struct config *config;
 static struct unit *unit;
 static size_t nr_tests, nr_configs, nr_units;
 
-/* The array with room for one more, zeroed, element behind its nr. */
-static void *grow(void *array, size_t nr, size_t size)
-{
-	char *grown = realloc(array, (nr + 1) * size);
-
-	if (!grown)
-		die("out of memory");
-	memset(grown + nr * size, 0, size);
-	return grown;
-}
-
 static void add_pattern(struct patterns *patterns, const char *text)
 {
 	patterns->pattern = grow(patterns->pattern, patterns->nr, sizeof(*patterns->pattern));
@@ -118,6 +107,17 @@ static bool matches(struct patterns *patterns, const char *name)
 		any = true;
 	}
 	return any;
+}
+
+/* Is it one of them, letter by letter? */
+static bool spelled_out(const struct patterns *patterns, const char *name)
+{
+	int i;
+
+	for (i = 0; i < patterns->nr; i++)
+		if (!strcmp(patterns->pattern[i].text, name))
+			return true;
+	return false;
 }
 
 static void check_used(const struct patterns *patterns, const char *hint)
@@ -212,8 +212,13 @@ static bool test_in(struct patterns *patterns, const struct test *t)
 	json_t *group;
 	size_t i;
 
-	json_array_foreach(json_object_get(t->describe, "groups"), i, group)
-		any |= matches(patterns, json_string_value(group));
+	json_array_foreach(json_object_get(t->describe, "groups"), i, group) {
+		const char *name = json_string_value(group);
+		/* Every test is in it: beside a test's name it is about configurations alone. */
+		const bool all = patterns == &groups && names.nr && !strcmp(name, "all");
+
+		any |= matches(patterns, name) && !all;
+	}
 	return any;
 }
 
@@ -296,14 +301,15 @@ static long place_in(const struct test *t, const char *array, const char *varian
 	return -1;
 }
 
-/* Left to who asks for it, by --wedge or by the name of the test, variant or group. */
+/* Left to who asks for it: by --wedge, or by the name, no glob, of the test, variant or group. */
 static bool leave_out(const struct test *t, const char *variant)
 {
 	if (place_in(t, "wedge", variant) < 0)
 		return false;
 	if (matches(&excludes, "wedge"))
 		return true;
-	if (wedge_wanted || names.nr || variants.nr || matches(&groups, "wedge"))
+	if (wedge_wanted || matches(&groups, "wedge") || spelled_out(&names, t->name) ||
+	    spelled_out(&variants, variant))
 		return false;
 	nr_left_out++;
 	return true;

@@ -98,15 +98,10 @@ static void read_events(const char *path)
 static size_t find(const char *key, void **array, size_t *nr, size_t size)
 {
 	json_t *known = json_object_get(index_of, key);
-	char *grown;
 
 	if (known)
 		return json_integer_value(known);
-	grown = realloc(*array, (*nr + 1) * size);
-	if (!grown)
-		die("out of memory");
-	memset(grown + *nr * size, 0, size);
-	*array = grown;
+	*array = grow(*array, *nr, size);
 	json_object_set_new(index_of, key, json_integer(*nr));
 	return (*nr)++;
 }

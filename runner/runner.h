@@ -22,6 +22,8 @@ void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 
 /* Never NULL; out of memory is die(). */
 char *format(const char *fmt, ...) __attribute__((format(printf, 1, 2), warn_unused_result));
+/* The array with room for one more element, zeroed, behind its nr; out of memory is die(). */
+void *grow(void *array, size_t nr, size_t size) __attribute__((warn_unused_result));
 /* True when the whole of text is a decimal number in [min, max]. */
 bool parse_number(const char *text, long long min, long long max, long long *number);
 /* True for a finite number above zero. */
@@ -75,7 +77,7 @@ struct conf {
 	struct conf_skip {
 		char *match; /* glob on TEST/VARIANT */
 		char *reason;
-	} skips[64];
+	} * skips;
 };
 
 /* die()s with "FILE:LINE: what" on anything wrong. */

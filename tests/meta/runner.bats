@@ -212,6 +212,25 @@ scratch_is_clean() {
 	[[ $wedge -gt 0 && $left -ge $wedge && $(plan | grep -c 'ring-exit-dio *kill') == 0 ]]
 	[[ $(plan --wedge | grep -c 'ring-exit-dio *kill') == "$wedge" ]]
 	[[ $(plan ring-exit-dio | grep -c 'ring-exit-dio *kill') == "$wedge" ]]
+	# A glob does not ask for it, nor does another test's name.
+	[[ $(plan 'ring-exit*' falloc-dio | grep -c 'ring-exit-dio *kill') == 0 ]]
+}
+
+@test "group all beside a test's name is that test, on every configuration" {
+	unset RINGWEDGE_TESTS # the real ones
+	plan() { "$TOP/runtests.sh" -n -g all map-dio | sed -n "s/^\([a-z][a-z0-9-]*\)  *$1 .*/\1/p" | sort -u; }
+	[[ $(plan map-dio) == "$(basename -as .conf "$TOP"/configs/*.conf | sort)" ]]
+	[[ ! $(plan '[a-ln-z][a-z-]*') ]]
+}
+
+@test "a configuration expects as many skips as there are lines" {
+	local configs=$BATS_TEST_TMPDIR/configs
+
+	mkdir "$configs"
+	cp "$TOP/configs/xfs-4k.conf" "$TOP/configs/known-bugs.json" "$configs"
+	seq -f 'SKIP=many-dio/of-%g. they are many' 100 >> "$configs/xfs-4k.conf"
+	[[ $("$TOP/build/runner/plan" --configs "$configs" --tests "$TOP/build/tests" \
+		--describe xfs-4k | grep -c 'expected skip: many-dio') == 100 ]]
 }
 
 @test "some of every test on every configuration comes first" {
