@@ -19,8 +19,6 @@
 #define LEN (64 * RW_KIB)
 #define JOURNAL (4160 * RW_KIB) /* the smallest: 1024 blocks, and two before them */
 
-#define EXT4_IOC_CHECKPOINT _IOW('f', 43, uint32_t) /* fs/ext4/ext4.h */
-
 struct arg;
 
 struct op {
@@ -79,7 +77,7 @@ static void flush(const void *p)
 	const struct arg *a = p;
 	uint32_t flags = 0;
 
-	rw_ok(ioctl(a->file->fd, EXT4_IOC_CHECKPOINT, &flags));
+	rw_ok(ioctl(a->file->fd, RW_EXT4_CHECKPOINT, &flags));
 }
 
 static void run(const void *const *at)
@@ -98,7 +96,7 @@ static void run(const void *const *at)
 	rw_own_make(&own, NULL);
 	rw_eq(rw_own_mount(&own, NULL), 0);
 	a.file = rw_file("file", RW_UNWRITTEN, SIZE);
-	rw_supported("EXT4_IOC_CHECKPOINT", ioctl(a.file->fd, EXT4_IOC_CHECKPOINT, &flags));
+	rw_supported("EXT4_IOC_CHECKPOINT", ioctl(a.file->fd, RW_EXT4_CHECKPOINT, &flags));
 	a.len = rw_sector_size();
 	a.off = AT + (off_t)a.len;
 

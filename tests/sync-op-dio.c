@@ -6,7 +6,8 @@
  * xfs_file_remap_range(), by xfs_file_sync_writes(); ext4_handle_sync() and ext4_fallocate()); else
  * fsync(2) does. Without that it is in memory only; and so is the end of the writes before it, which come
  * before it in the log: the conversion of unwritten blocks and the size. ext4's fast commits have only
- * what they were told of, call by call (ext4_fc_track_range()). A hole drops pages that the file grew by,
+ * what they were told of, call by call (ext4_fc_track_range()), and are looked for only behind a log that
+ * is not empty. A hole drops pages that the file grew by,
  * whose writeback would have moved the size on disk (ext4_update_disksize_before_punch()). When the
  * filesystem is shut down without a flush of its log, as by a loss of power, and mounted again, all of it
  * must be there.
@@ -47,9 +48,11 @@ static const struct op {
 static const struct how {
 	const char *name;
 	bool later; /* by fsync(2), which ext4 is to do by fast commits */
+	bool empty; /* the log, before that */
 } hows[] = {
 	{ "o-sync", false },
 	{ "fsync", true },
+	{ "fsync-empty-log", true, true },
 };
 
 /* Of the inode (chattr +S), which ext4 asks for most, and of the descriptor. */
@@ -63,6 +66,16 @@ static int synchronous(const struct rw_file *f)
 	rw_ok(ioctl(fd, FS_IOC_SETFLAGS, &flags));
 	rw_ok(fsync(fd));
 	return fd;
+}
+
+/* What comes before the fsync(2) is committed, and the log holds that, or nothing any more. */
+static void commit(const struct rw_file *f, bool empty)
+{
+	uint32_t flags = 0;
+
+	rw_ok(syncfs(f->fd));
+	if (empty)
+		rw_supported("EXT4_IOC_CHECKPOINT", ioctl(f->fd, RW_EXT4_CHECKPOINT, &flags));
 }
 
 static void call(const struct op *op, int fd)
@@ -93,6 +106,8 @@ static void step(struct rw_own *own, const struct op *op, const struct how *how,
 	struct rw_change change = op->change;
 	int fd = how->later ? (int)rw_ok(dup(f->fd)) : synchronous(f);
 
+	if (how->later)
+		commit(f, how->empty);
 	rw_use(ring, f);
 	rw_write(ring, f, 0, PART, 0);
 	rw_write(ring, f, AT + LEN / 2, LEN, 0);
@@ -122,6 +137,8 @@ static void run(const void *const *at)
 
 	if (!(rw_fs() & (RW_XFS | RW_EXT4)))
 		rw_skip("only xfs and ext4 promise that");
+	if (how->empty && rw_fs() != RW_EXT4)
+		rw_skip("needs ext4, whose log can be emptied");
 	rw_own_make(&own, how->later && rw_fs() == RW_EXT4 ? fast : NULL);
 	rw_eq(rw_own_mount(&own, NULL), 0);
 	for (size_t i = 0; i < RW_ARRAY_SIZE(states); i++)
@@ -133,6 +150,8 @@ static bool has(const void *const *at)
 	const struct op *op = at[0];
 	const struct how *how = at[1];
 
+	if (how->empty)
+		return op == ops;
 	return how->later || op->change.kind != RW_RESIZE; /* O_SYNC is not about ftruncate(2) */
 }
 
