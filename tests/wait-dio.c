@@ -6,7 +6,7 @@
  * it only when as many are queued as it waits for (io_req_local_work_add(), IOU_F_TWQ_LAZY_WAKE). One
  * that is counted wrongly (by a timeout that the last is to end, too: io_flush_timeouts()), or left on a
  * list (io_sq_tw()), or told to nobody who polls the ring (io_poll_wq_wake(), the eventfd), is a wait that
- * never ends. Nothing else may end it: besides the writes there are requests in the ring that do not end.
+ * never ends; and a timeout that is cancelled is none of those that another counts (cq_timeouts). Nothing else may end it: besides the writes there are requests in the ring that do not end.
  */
 #include "ringwedge.h"
 
@@ -98,6 +98,7 @@ static const struct way {
 	void (*wait)(const void *ring);
 	bool other;	    /* task */
 	bool half_is_there; /* before the wait begins */
+	bool cancelled;	    /* with as many timeouts, which are not to count */
 } ways[] = {
 	{ "all", all },
 	{ "timed", timed },
@@ -107,6 +108,7 @@ static const struct way {
 	{ "poll-by-another", poll_once, true },
 	{ "all-by-another", all, true },
 	{ "counted", counted },
+	{ "counted-cancelled", counted, .cancelled = true },
 	{ "the-rest", all, .half_is_there = true },
 };
 
@@ -132,16 +134,40 @@ static void queue_never(struct rw_ring *ring, int fd)
 	rw_submit_queued(ring, 0);
 }
 
+static struct __kernel_timespec hour = { .tv_sec = 3600 };
+
 /* It ends when N requests have, and not by its time (io_uring_prep_timeout(3)). */
 static void queue_timeout(struct rw_ring *ring)
 {
-	static struct __kernel_timespec hour = { .tv_sec = 3600 };
 	struct io_uring_sqe sqe = { 0 };
 
 	io_uring_prep_timeout(&sqe, &hour, N, 0);
 	rw_queue(ring, &sqe,
 		 &(struct rw_op){ "timeout for all writes", .must_wait = rw_has_gate() });
 	rw_submit_queued(ring, 0);
+}
+
+/* Nothing else of the ring may end meanwhile. */
+static void cancel_timeout(struct io_uring *ring, int i)
+{
+	struct io_uring_sync_cancel_reg reg = { .addr = ~0ull, .timeout = { -1, -1 } };
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	struct io_uring_cqe *cqe;
+	int ret;
+
+	io_uring_prep_timeout(sqe, &hour, 0, 0);
+	sqe->user_data = reg.addr;
+	rw_ok(io_uring_submit(ring) == 1 ? 0 : -1);
+	ret = io_uring_register_sync_cancel(ring, &reg);
+	errno = -ret;
+	rw_supported("IORING_REGISTER_SYNC_CANCEL", ret < 0 ? -1 : 0);
+	rw_ok(io_uring_wait_cqe(ring, &cqe) ? -1 : 0);
+	if (cqe->user_data != reg.addr)
+		rw_fail("a timeout for %d requests ended when %d others had been cancelled, before "
+			"any request had ended",
+			N, i);
+	rw_eq(cqe->res, -ECANCELED);
+	io_uring_cqe_seen(ring, cqe);
 }
 
 static void run(const void *const *at)
@@ -156,7 +182,7 @@ static void run(const void *const *at)
 
 	if (way->wait == min_wait && !(rw_uring(ring)->features & MIN_TIMEOUT))
 		rw_skip("needs IORING_FEAT_MIN_TIMEOUT, Linux 6.12");
-	if (!kind->aio && way->wait != reap)
+	if (!kind->aio && way->wait != reap && !way->cancelled)
 		queue_never(ring, fd);
 	if (way->wait == counted)
 		queue_timeout(ring);
@@ -166,6 +192,8 @@ static void run(const void *const *at)
 		rw_done();
 	if (rw_has_gate())
 		rw_gate_shut();
+	for (int k = 0; way->cancelled && k <= N; k++) /* the last one sees what they ended */
+		cancel_timeout(rw_uring(ring), k);
 	for (; i < N; i++)
 		rw_write(ring, f, i * APART, LEN, 0);
 	if (rw_has_gate())
