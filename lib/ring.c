@@ -227,6 +227,43 @@ void rw_adopt(struct rw_ring *r)
 	memory(r->arena, r->depth * RW_MAX_WRITE, MAP_PRIVATE | MAP_FIXED);
 }
 
+void *rw_map(int fd, off_t off, size_t len)
+{
+	void *p;
+
+	if (fd < 0)
+		return memory(NULL, len, MAP_PRIVATE);
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, off);
+	if (p == MAP_FAILED)
+		rw_broken("mmap: %s", strerror(errno));
+	return p;
+}
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
+void *rw_huge_pages(int fd, size_t n)
+{
+	const uint64_t end = rw_until(5000);
+	const size_t len = n * RW_HUGE;
+	char *p = memory(NULL, len + RW_HUGE, MAP_PRIVATE);
+
+	p += -(uintptr_t)p % RW_HUGE;
+	if (fd >= 0 &&
+	    mmap(p, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+		rw_broken("mmap: %s", strerror(errno));
+	rw_set_up(madvise(p, len, MADV_DONTFORK));
+	if (madvise(p, len, MADV_HUGEPAGE))
+		rw_skip("needs transparent huge pages: %s", strerror(errno));
+	memset(p, 0, len);
+	/* Most are by now; it fails if any of them is not (mm/khugepaged.c, madvise_collapse()). */
+	while (madvise(p, len, MADV_COLLAPSE))
+		if (errno != EAGAIN || !rw_more(end)) /* others look at the pages just now */
+			rw_skip("needs transparent huge pages that are free: %s", strerror(errno));
+	return p;
+}
+
 #define USED (8192 * RW_KIB) /* on each CPU */
 
 void rw_use_memory(void)

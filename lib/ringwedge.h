@@ -417,6 +417,15 @@ void rw_unpinned(void);
  * writes that. They stay in use until the variant ends.
  */
 void rw_use_memory(void);
+/* A mapping of the file, shared, that may be written to; without one (-1) memory of this task's own. */
+void *rw_map(int fd, off_t off, size_t len);
+#define RW_HUGE (2048 * RW_KIB)
+/*
+ * `n` huge pages, one behind the other: of the file, which is in memory, or of this task's own (-1). Forked
+ * ones do not have them. SKIP where the kernel has none of this size, or none free (madvise(2),
+ * MADV_COLLAPSE, Linux 6.1).
+ */
+void *rw_huge_pages(int fd, size_t n);
 /* For what there is no call for. */
 struct io_uring *rw_uring(struct rw_ring *ring);
 struct io_context *rw_aio_context(struct rw_ring *ring); /* libaio.h: io_context_t */

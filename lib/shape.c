@@ -51,10 +51,8 @@ static unsigned int scatter(struct rw_file *f, off_t off, size_t len, size_t pie
 {
 	const unsigned int n = (unsigned int)(len / piece), promise = rw_promise(f, off, len);
 	const size_t apart = piece + 4096;
-	char *p = mmap(NULL, n * apart, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *p = rw_map(-1, 0, n * apart);
 
-	if (p == MAP_FAILED)
-		rw_broken("out of memory");
 	rw_set_up(madvise(p, n * apart, MADV_DONTFORK)); /* no copies of pages under a write */
 	for (unsigned int i = 0; i < n; i++) {
 		iov[i] = (struct iovec){ p + (n - 1 - i) * apart, piece };

@@ -71,10 +71,8 @@ static void cut_tail(struct rw_ring *ring, struct rw_file *f)
 /* By a mapping, which is returned. */
 static char *store_behind_end(struct rw_file *f)
 {
-	char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, SIZE - 4096);
+	char *page = rw_map(f->fd, SIZE - 4096, 4096);
 
-	if (page == MAP_FAILED)
-		rw_broken("mmap: %s", strerror(errno));
 	resize(f, END);
 	memset(page + END % 4096, 0xa5, 4096 - END % 4096);
 	return page;

@@ -3,37 +3,50 @@
  * Direct I/O from and to any part of registered memory.
  *
  * io_import_fixed() (io_uring/rsrc.c) finds the part by arithmetic: the first page may be a piece
- * of one, what comes behind it is skipped in whole pages. An offset that is wrong by the first
- * piece, or a part that begins exactly at its end, is data from beside the part, or a read that
- * puts it there.
+ * of one, what comes behind it is skipped in whole pages. Of huge pages (io_coalesce_buffer()) one piece
+ * is a huge page. An offset that is wrong by the first piece, or a part that begins exactly at its end, is
+ * data from beside the part, or a read that puts it there.
  */
 #include "ringwedge.h"
-
-#include <sys/mman.h>
 
 #define SIZE (256 * RW_KIB)
 #define PAGE 4096L
 #define ROOM (32 * PAGE)
+#define HUGE_ROOM (2 * RW_HUGE)
 
-/* Memory is registered from `base` bytes behind the begin of a page. */
+/* Memory is registered from `base` bytes behind the begin of a page, or of a huge one. */
 static const struct base {
 	const char *name;
 	size_t base;
-} bases[] = { { "page", 0 }, { "in-page", 1536 }, { "end-of-page", PAGE - 512 } };
+	bool huge;
+} bases[] = {
+	{ "page", 0 },
+	{ "in-page", 1536 },
+	{ "end-of-page", PAGE - 512 },
+	{ "huge-page", 0, true },
+	{ "in-huge-page", 5 * PAGE + 1536, true },
+	{ "end-of-huge-page", RW_HUGE - 512, true },
+};
 
 /* A part of it: the begin, from the start of the registered memory or, `pages`, of its first page. */
 static const struct part {
 	const char *name;
 	bool pages;
 	size_t off, len;
+	bool huge; /* the latter */
 } parts[] = {
-	{ "all", false, 0, 0 },
 	{ "first-sector", false, 0, 512 },
 	{ "second-sector", false, 512, 8 * 512 },
+	{ "most", false, 0, ROOM - 2 * PAGE },
+	{ "all", true, 0, ROOM },
 	{ "second-page", true, PAGE, 2 * PAGE },
 	{ "before-second-page", true, PAGE - 512, PAGE },
 	{ "within", true, 5 * PAGE + 1024, 3 * PAGE + 512 },
 	{ "last-sector", true, ROOM - 512, 512 },
+	{ "before-second-huge-page", true, RW_HUGE - 512, PAGE, true },
+	{ "second-huge-page", true, RW_HUGE, ROOM, true },
+	{ "within-second-huge-page", true, RW_HUGE + 7 * PAGE + 1024, 3 * PAGE + 512, true },
+	{ "last-sector-of-huge-page", true, HUGE_ROOM - 512, 512, true },
 };
 
 static const struct rw_ring_kind kind = { .name = "" };
@@ -50,26 +63,27 @@ static void transfer(struct rw_ring *ring, struct rw_file *f, int opcode, const 
 }
 
 /* Around the part nothing may have changed. */
-static void check_around(const char *memory, const struct iovec *part)
+static void check_around(const struct iovec *memory, const struct iovec *part)
 {
-	const char *from = part->iov_base, *to = from + part->iov_len;
+	const char *from = part->iov_base, *to = from + part->iov_len, *begin = memory->iov_base;
 
-	for (const char *at = memory; at < memory + ROOM; at++)
+	for (const char *at = begin; at < begin + memory->iov_len; at++)
 		if ((at < from || at >= to) && *at != 0x55)
 			rw_fail("a read to %zu bytes at %td of registered memory changed the byte "
 				"at "
 				"%td",
-				part->iov_len, from - memory, at - memory);
+				part->iov_len, from - begin, at - begin);
 }
 
-static void one(struct rw_ring *ring, struct rw_file *f, char *memory, const struct iovec *part)
+static void one(struct rw_ring *ring, struct rw_file *f, const struct iovec *memory,
+		const struct iovec *part)
 {
 	/* Neither the data that is to be written, nor zeros. */
-	memset(memory, 0x55, ROOM);
+	memset(memory->iov_base, 0x55, memory->iov_len);
 	rw_fill(f, part->iov_base, PAGE, part->iov_len, rw_promise(f, PAGE, part->iov_len));
 	transfer(ring, f, IORING_OP_WRITE_FIXED, part, (long)part->iov_len);
 	rw_then(f, (struct rw_change){ RW_KEEP });
-	memset(memory, 0x55, ROOM);
+	memset(memory->iov_base, 0x55, memory->iov_len);
 	transfer(ring, f, IORING_OP_READ_FIXED, part, (long)part->iov_len);
 	rw_check(f, "read to registered memory", part->iov_base, PAGE, part->iov_len);
 	check_around(memory, part);
@@ -90,36 +104,39 @@ static void outside(struct rw_ring *ring, struct rw_file *f, const struct iovec 
 	}
 }
 
+/* Of each page of registered memory the device wants whole sectors (iov_iter_is_aligned()). */
+static bool is_part(const struct iovec *part, const struct iovec *registered)
+{
+	const size_t sector = rw_sector_size();
+	const char *from = part->iov_base, *begin = registered->iov_base;
+
+	return part->iov_len % sector == 0 && (uintptr_t)from % sector == 0 && from >= begin;
+}
+
 static void run(const void *const *at)
 {
-	const size_t base = ((const struct base *)at[0])->base, sector = rw_sector_size();
-	char *memory = mmap(NULL, ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	const struct base *b = at[0];
+	const struct iovec memory = { b->huge ? rw_huge_pages(-1, 2) : rw_map(-1, 0, ROOM),
+				      b->huge ? HUGE_ROOM : ROOM };
+	const struct iovec registered = { (char *)memory.iov_base + b->base,
+					  memory.iov_len - b->base };
 	struct rw_ring *ring = rw_ring(&kind, 1);
 	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
-	struct iovec iov;
 
-	if (memory == MAP_FAILED)
-		rw_broken("out of memory");
-	iov = (struct iovec){ memory + base, ROOM - base };
-	rw_set_up(io_uring_register_buffers(rw_uring(ring), &iov, 1) ? -1 : 0);
+	rw_set_up(io_uring_register_buffers(rw_uring(ring), &registered, 1) ? -1 : 0);
 	for (size_t i = 0; i < RW_ARRAY_SIZE(parts); i++) {
 		const struct part *p = &parts[i];
-		struct iovec part = { memory + p->off + (p->pages ? 0 : base), p->len };
+		const struct iovec *from = p->pages ? &memory : &registered;
+		struct iovec part = { (char *)from->iov_base + p->off, p->len };
 
-		if (!part.iov_len)
-			part.iov_len = (ROOM - base) / sector * sector;
-		/* Of each page of registered memory the device wants whole sectors (iov_iter_is_aligned()). */
-		if (part.iov_len % sector || (uintptr_t)part.iov_base % sector ||
-		    part.iov_base < iov.iov_base)
-			continue;
-		one(ring, f, memory, &part);
+		if ((!p->pages || p->huge == b->huge) && is_part(&part, &registered))
+			one(ring, f, &memory, &part);
 	}
-	memset(memory, 0x55, ROOM);
-	outside(ring, f, &iov);
-	check_around(memory, &(struct iovec){ memory, 0 });
+	memset(memory.iov_base, 0x55, memory.iov_len);
+	outside(ring, f, &registered);
+	check_around(&memory, &(struct iovec){ memory.iov_base, 0 });
 	rw_verify(f);
 	rw_ring_close(ring);
-	munmap(memory, ROOM);
 }
 
 static const char *const groups[] = { "fixed", NULL };

@@ -48,10 +48,8 @@ static void one(struct rw_ring *ring, const struct when *when, const struct part
 {
 	const off_t sector = (off_t)rw_sector_size();
 	struct rw_file *f = rw_file("file", when->state, SIZE);
-	char *map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, f->fd, 0);
+	char *map = rw_map(f->fd, 0, SIZE);
 
-	if (map == MAP_FAILED)
-		rw_broken("mmap: %s", strerror(errno));
 	rw_use(ring, f);
 	if (when->large)
 		rw_cache_dirty(f, 0, SIZE);

@@ -32,9 +32,7 @@ static struct cached start(struct rw_ring *ring, enum rw_state state)
 	struct cached c = { rw_file("file", state, SIZE + rw_block_size()) };
 
 	c.fd = (int)rw_set_up(open(rw_path(c.file), O_RDWR | O_CLOEXEC));
-	c.map = mmap(NULL, SIZE + MORE * 2, PROT_READ | PROT_WRITE, MAP_SHARED, c.fd, 0);
-	if (c.map == MAP_FAILED)
-		rw_broken("mmap: %s", strerror(errno));
+	c.map = rw_map(c.fd, 0, SIZE + MORE * 2);
 	rw_use(ring, c.file);
 	return c;
 }

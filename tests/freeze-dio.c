@@ -145,11 +145,9 @@ static void store_frozen(struct rw_ring *ring, const struct rw_who *who,
 			 const struct rw_write_kind *kind)
 {
 	struct rw_file *f = start(ring, kind);
-	char *map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
+	char *map = rw_map(f->fd, 0, SIZE);
 	struct rw_helper other;
 
-	if (map == MAP_FAILED)
-		rw_broken("mmap: %s", strerror(errno));
 	rw_by(who, freeze, NULL);
 	other = rw_start(store, map + SIZE / 2);
 	rw_in_flight(0); /* it has come as far as it can */

@@ -119,11 +119,9 @@ static void cloned_buffers(void)
 	struct rw_ring *ring[] = { rw_ring(&rw_ring_kinds[0], 1), rw_ring(&rw_ring_kinds[0], 1) };
 	struct clone_buffers clone = { .src_fd = (uint32_t)rw_uring(ring[0])->ring_fd };
 	struct io_uring_sqe sqe = { 0 };
-	char *buf = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *buf = rw_map(-1, 0, LEN);
 	struct iovec iov = { buf, LEN };
 
-	if (buf == MAP_FAILED)
-		rw_broken("out of memory");
 	rw_fill(f, buf, 0, LEN, rw_promise(f, 0, LEN));
 	rw_set_up(io_uring_register_buffers(rw_uring(ring[0]), &iov, 1) ? -1 : 0);
 	rw_supported("IORING_REGISTER_CLONE_BUFFERS",
@@ -164,11 +162,9 @@ static void punch(const void *p)
 /* What the file is to hold there, in a pipe, and nowhere else any more. */
 static int in_pipe(struct rw_file *f, off_t off)
 {
-	char *buf = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *buf = rw_map(-1, 0, LEN);
 	int pipes[2];
 
-	if (buf == MAP_FAILED)
-		rw_broken("out of memory");
 	rw_fill(f, buf, off, LEN, rw_promise(f, off, LEN));
 	rw_set_up(pipe2(pipes, O_CLOEXEC));
 	rw_eq(write(pipes[1], buf, LEN), LEN);

@@ -12,7 +12,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 
 #define SIZE (512 * RW_KIB)
@@ -165,11 +164,9 @@ static void refusals(const struct rw_ring_kind *kind)
 	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
 	struct rw_io io = { .off = 0, .len = LEN };
 	struct io_uring_sqe sqe = { 0 };
-	char *buf = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *buf = rw_map(-1, 0, PAGE);
 	int cached = (int)rw_set_up(open(rw_path(f), O_RDWR | O_CLOEXEC)), pipes[2];
 
-	if (buf == MAP_FAILED)
-		rw_broken("out of memory");
 	rw_set_up(pipe2(pipes, O_CLOEXEC));
 	io_uring_prep_write(&sqe, cached, buf, PAGE, 0);
 	one_op(ring, sqe, "write through the page cache", -EOPNOTSUPP);

@@ -19,10 +19,8 @@
 static char *map(struct rw_file *f, off_t off, size_t len)
 {
 	int fd = (int)rw_set_up(open(rw_path(f), O_RDWR | O_CLOEXEC));
-	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, off);
+	char *p = rw_map(fd, off, len);
 
-	if (p == MAP_FAILED)
-		rw_broken("mmap: %s", strerror(errno));
 	close(fd);
 	return p;
 }

@@ -41,10 +41,8 @@ static void run(const void *const *at)
 	struct rw_file *blocker = rw_file("blocker", RW_WRITTEN, SIZE);
 	/* Of another filesystem: to write this one back would wait for the gate. */
 	int device = rw_own_device(LEN);
-	char *map = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED, device, 0);
+	char *map = rw_map(device, 0, LEN);
 
-	if (map == MAP_FAILED)
-		rw_broken("mmap: %s", strerror(errno));
 	rw_use(ring, f);
 	rw_use(ring, blocker);
 	memset(map, 0x55, LEN);

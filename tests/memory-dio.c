@@ -31,9 +31,7 @@ static void child(const void *unused)
 
 static void make_memory(struct scene *s)
 {
-	s->memory = mmap(NULL, ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (s->memory == MAP_FAILED)
-		rw_broken("mmap: %s", strerror(errno));
+	s->memory = rw_map(-1, 0, ROOM);
 	memset(s->memory, 0, ROOM);
 	s->buf = s->memory + sysconf(_SC_PAGESIZE) / 2;
 }

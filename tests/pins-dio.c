@@ -4,7 +4,7 @@
  *
  * Each page is pinned once for each piece of the memory that is in it (iov_iter_extract_pages()). One
  * that is added to the bio's last segment, in the same page, gives its pin back at once
- * (bio_iov_add_folio()); the others go by the segments when the bio has ended (__bio_release_pages()), and
+ * (bio_iov_add_folio()), and of a huge page what is in one segment is counted; the others go by the segments when the bio has ended (__bio_release_pages()), and
  * by hand when a part faults. A pin too many is memory that is never free again; one too few is a page that
  * is given to others while it is in use. Who sees it: a memfd that nobody has mapped can be sealed against
  * writes, which is refused as long as something else holds a page of it (memfd_wait_for_pins()).
@@ -34,6 +34,7 @@ static const struct shape {
 	{ "neighbours", .piece = { { 1, 1 }, { 2, 1 }, { 3, 2 } } },
 	{ "neighbours-across", .piece = { { 5, 2 }, { 7, 2 }, { 9, 11 }, { 20, 1 } } },
 	{ "apart", .piece = { { 0, 1 }, { 2, 1 }, { 4, 2 } } },
+	{ "all-but-one", .piece = { { 0, ROOM - 1 } } },
 	{ "backwards", .piece = { { 6, 10 }, { 5, 1 }, { 4, 1 }, { 0, 4 } } },
 	{ "faults", REST - 7, { { 7, 17 } } },
 	{ "faults-behind-neighbours", REST - 9, { { 9, 1 }, { 10, 1 }, { 11, 13 } } },
@@ -93,10 +94,14 @@ static long at_once(const struct io *io, struct io_uring *ring)
 static const struct way {
 	const char *name;
 	long (*transfer)(const struct io *io, struct io_uring *ring);
+	bool huge; /* the pages, and the memory is of two */
 } ways[] = {
 	{ "vector", by_ring },
 	{ "registered", registered },
 	{ "sync", at_once },
+	{ "vector-huge", by_ring, true },
+	{ "registered-huge", registered, true },
+	{ "sync-huge", at_once, true },
 };
 
 /* 1: a page of it is in use. */
@@ -155,21 +160,21 @@ static void check(struct io *io, const struct shape *shape)
 static void one(const struct way *way, struct rw_ring *ring, struct io *io,
 		const struct shape *shape)
 {
-	const size_t sector = rw_sector_size();
+	const size_t sector = rw_sector_size(), len = way->huge ? 2 * RW_HUGE : ROOM * sector;
 	int fd = memfd_create("memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	char *all;
 
 	rw_supported("memfd_create", fd);
-	rw_set_up(ftruncate(fd, (off_t)(ROOM * sector)));
-	io->memory = mmap(NULL, ROOM * sector, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (io->memory == MAP_FAILED)
-		rw_broken("mmap: %s", strerror(errno));
+	rw_set_up(ftruncate(fd, (off_t)len));
+	all = way->huge ? rw_huge_pages(fd, 2) : rw_map(fd, 0, len);
+	io->memory = way->huge ? all + RW_HUGE - REST * sector : all;
 	prepare(io, shape);
 	if (shape->valid)
 		rw_set_up(mprotect(io->memory + REST * sector, REST * sector, PROT_NONE));
 	io->io.res = way->transfer(io, way->transfer == at_once ? NULL : rw_uring(ring));
 	io->io.done = true;
 	check(io, shape);
-	munmap(io->memory, ROOM * sector);
+	munmap(all, len);
 	let_go(io->io.read ? "read" : "write", shape, fd);
 	close(fd);
 }

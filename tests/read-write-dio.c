@@ -38,10 +38,8 @@ static void dirty(struct rw_ring *ring)
 {
 	struct rw_file *f = rw_file("file", RW_WRITTEN, SIZE);
 	int fd = (int)rw_set_up(open(rw_path(f), O_RDWR | O_CLOEXEC));
-	char *map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	char *map = rw_map(fd, 0, SIZE);
 
-	if (map == MAP_FAILED)
-		rw_broken("mmap: %s", strerror(errno));
 	rw_use(ring, f);
 	for (off_t at = AT; at < AT + LEN; at += 3 * PAGE) {
 		if (at / PAGE % 2)

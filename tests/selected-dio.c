@@ -13,8 +13,6 @@
  */
 #include "ringwedge.h"
 
-#include <sys/mman.h>
-
 #define N 8
 #define CHUNK (16 * RW_KIB)
 #define SIZE (N * CHUNK - 4096) /* the last read is short */
@@ -31,15 +29,6 @@ struct pool {
 	char *memory;			/* N buffers */
 	bool pieces;			/* or fewer, for PIECES reads each, none of them short */
 };
-
-static void *map(size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (p == MAP_FAILED)
-		rw_broken("out of memory");
-	return p;
-}
 
 static void wait_for_one(struct rw_ring *ring, struct io_uring_cqe *copy)
 {
@@ -72,7 +61,8 @@ static void give_all(struct rw_ring *ring, const struct pool *pool)
 
 static struct pool make_pool(struct rw_ring *ring, bool requests, bool pieces)
 {
-	struct pool pool = { requests ? NULL : map(4096), map(N * CHUNK), pieces };
+	struct pool pool = { requests ? NULL : rw_map(-1, 0, 4096), rw_map(-1, 0, N * CHUNK),
+			     pieces };
 	/* The fourth is its flags, whatever they are called (liburing 2.3: pad). */
 	struct io_uring_buf_reg reg = { (uintptr_t)pool.ring, N, GROUP,
 					pieces ? IOU_PBUF_RING_INC : 0 };
