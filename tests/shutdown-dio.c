@@ -4,7 +4,8 @@
  *
  * Frozen first (FSOP_GOING_FLAGS_DEFAULT of xfs and ext4; bdev_freeze()), it waits for them as FIFREEZE
  * does, which may not need the task that called to end them, and has them on disk: each is there, whole.
- * In the other two ways it waits for no write. What ends after it ends with -EIO, or with its length
+ * In the other two ways it waits for no write, but with its log written it has what was done before, synced
+ * or not (ext4_force_commit(), xlog_force_shutdown()). What ends after it ends with -EIO, or with its length
  * (xfs_dio_write_end_io(), ext4_dio_write_end_io()), but always; and who was told that a synchronous
  * write, or one over blocks that it had, is done has it on disk. Then what needs the writes to be over
  * returns at once, with EIO, and the filesystem can be unmounted and used again.
@@ -96,14 +97,37 @@ static void tell(struct scene *s)
 	}
 }
 
+/*
+ * A file that was written before, and of which nobody has asked whether it is on disk. What the last
+ * block holds behind the end must be there as zeros when the log is written.
+ */
+static struct rw_file *write_before(const struct scene *s, struct rw_ring *ring)
+{
+	const off_t end = (s->kind->extend ? SIZE + LEN : SIZE) - 1000;
+	struct rw_file *f = rw_file("before", s->kind->state, SIZE);
+
+	rw_use(ring, f);
+	rw_write(ring, f, 0, LEN, 0);
+	rw_write(ring, f, s->kind->extend ? SIZE : SIZE - LEN, LEN, 0);
+	rw_reap(ring);
+	rw_then(f, (struct rw_change){ RW_KEEP });
+	rw_ok(ftruncate(f->fd, end));
+	rw_then(f, (struct rw_change){ RW_RESIZE, end });
+	close(f->fd);
+	f->fd = -1;
+	return f;
+}
+
 static void step(struct scene *s, const struct rw_ring_kind *kind, const struct rw_who *who)
 {
 	struct rw_ring *ring = rw_ring(kind, WRITES);
 	struct rw_io late = { .off = SIZE / 2, .len = LEN };
+	struct rw_file *before;
 	unsigned int held;
 
 	s->file = rw_file("file", s->kind->state, SIZE);
 	rw_use(ring, s->file);
+	before = write_before(s, ring); /* to make a file is to sync */
 	rw_gate_shut();
 	submit(s, ring);
 	held = rw_in_flight(WRITES);
@@ -121,6 +145,9 @@ static void step(struct scene *s, const struct rw_ring_kind *kind, const struct 
 	rw_own_come_back(&s->own, s->file);
 	tell(s);
 	rw_verify(s->file);
+	before->fd = (int)rw_ok(open(rw_path(before), O_RDWR | O_DIRECT | O_CLOEXEC));
+	if (s->how->how != RW_LOG_LOST)
+		rw_verify(before);
 }
 
 static void run(const void *const *at)
