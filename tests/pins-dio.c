@@ -4,10 +4,11 @@
  *
  * Each page is pinned once for each piece of the memory that is in it (iov_iter_extract_pages()). One
  * that is added to the bio's last segment, in the same page, gives its pin back at once
- * (bio_iov_add_folio()), and of a huge page what is in one segment is counted; the others go by the segments when the bio has ended (__bio_release_pages()), and
- * by hand when a part faults. A pin too many is memory that is never free again; one too few is a page that
- * is given to others while it is in use. Who sees it: a memfd that nobody has mapped can be sealed against
- * writes, which is refused as long as something else holds a page of it (memfd_wait_for_pins()).
+ * (bio_iov_add_folio()), and of a huge page what is in one segment is counted; the others go by the
+ * segments when the bio has ended (__bio_release_pages()), and by hand when a part faults. A pin too many
+ * is memory that is never free again; one too few is a page that is given to others while it is in use. Who
+ * sees it: a memfd that nobody has mapped can be sealed against writes, which is refused as long as
+ * something else holds a page of it (memfd_wait_for_pins()).
  */
 #include "ringwedge.h"
 

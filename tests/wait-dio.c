@@ -6,7 +6,8 @@
  * it only when as many are queued as it waits for (io_req_local_work_add(), IOU_F_TWQ_LAZY_WAKE). One
  * that is counted wrongly (by a timeout that the last is to end, too: io_flush_timeouts()), or left on a
  * list (io_sq_tw()), or told to nobody who polls the ring (io_poll_wq_wake(), the eventfd), is a wait that
- * never ends; and a timeout that is cancelled is none of those that another counts (cq_timeouts). Nothing else may end it: besides the writes there are requests in the ring that do not end.
+ * never ends. A timeout that is cancelled is none of the requests that another counts (cq_timeouts). Nothing
+ * else may end a wait: besides the writes there are requests in the ring that do not end.
  */
 #include "ringwedge.h"
 
@@ -134,14 +135,14 @@ static void queue_never(struct rw_ring *ring, int fd)
 	rw_submit_queued(ring, 0);
 }
 
-static struct __kernel_timespec hour = { .tv_sec = 3600 };
+static const struct __kernel_timespec hour = { .tv_sec = 3600 };
 
 /* It ends when N requests have, and not by its time (io_uring_prep_timeout(3)). */
 static void queue_timeout(struct rw_ring *ring)
 {
 	struct io_uring_sqe sqe = { 0 };
 
-	io_uring_prep_timeout(&sqe, &hour, N, 0);
+	io_uring_prep_timeout(&sqe, (struct __kernel_timespec *)&hour, N, 0);
 	rw_queue(ring, &sqe,
 		 &(struct rw_op){ "timeout for all writes", .must_wait = rw_has_gate() });
 	rw_submit_queued(ring, 0);
@@ -155,7 +156,7 @@ static void cancel_timeout(struct io_uring *ring, int i)
 	struct io_uring_cqe *cqe;
 	int ret;
 
-	io_uring_prep_timeout(sqe, &hour, 0, 0);
+	io_uring_prep_timeout(sqe, (struct __kernel_timespec *)&hour, 0, 0);
 	sqe->user_data = reg.addr;
 	rw_ok(io_uring_submit(ring) == 1 ? 0 : -1);
 	ret = io_uring_register_sync_cancel(ring, &reg);
