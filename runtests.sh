@@ -42,8 +42,8 @@ configuration of the group "default".
                            starts and ends, in CONFIG/TEST/reach.txt (see make reach)
       --fail-fast          a test ends at its first failure; the rest of its variants is not run
       --wedge              also the variants after which a kernel that has their bug must be
-                           rebooted, not only where a test or variant is named, without a glob;
-                           in a virtual machine they are never left out
+                           rebooted, which else run where the test or the variant is named,
+                           without a glob; in a virtual machine they are never left out
       --strict             a known bug (configs/known-bugs.json) is a failure like any other
   -q, --quiet              show only what is not green
   -v, --verbose            show every variant

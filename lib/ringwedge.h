@@ -186,10 +186,10 @@ void rw_own_lose_power(struct rw_own *own, struct rw_file *f);
  */
 void rw_own_cut(struct rw_own *own, struct rw_file *f);
 void rw_own_mend(struct rw_own *own, struct rw_file *f);
-/* ioctl(2) of ext4: write back what the journal holds, and leave it empty (fs/ext4/ext4.h). */
-#define RW_EXT4_CHECKPOINT _IOW('f', 43, uint32_t)
 /* Is any of the range, as the file has it on the device, behind that? */
 bool rw_own_is_cut(const struct rw_own *own, const struct rw_file *f, off_t off, size_t len);
+/* ioctl(2) of ext4: write back what the journal holds, and leave it empty (fs/ext4/ext4.h). */
+#define RW_EXT4_CHECKPOINT _IOW('f', 43, uint32_t)
 /*
  * A block device in memory, which the gate does not hold. It goes with the descriptor, and its mappings.
  * SKIP without root.

@@ -33,20 +33,20 @@ static const struct part {
 	const char *name;
 	bool pages;
 	size_t off, len;
-	bool huge; /* the latter */
+	enum { EITHER, SMALL, HUGE } memory; /* whose pages it is a part of */
 } parts[] = {
 	{ "first-sector", false, 0, 512 },
 	{ "second-sector", false, 512, 8 * 512 },
 	{ "most", false, 0, ROOM - 2 * PAGE },
-	{ "all", true, 0, ROOM },
-	{ "second-page", true, PAGE, 2 * PAGE },
-	{ "before-second-page", true, PAGE - 512, PAGE },
-	{ "within", true, 5 * PAGE + 1024, 3 * PAGE + 512 },
-	{ "last-sector", true, ROOM - 512, 512 },
-	{ "before-second-huge-page", true, RW_HUGE - 512, PAGE, true },
-	{ "second-huge-page", true, RW_HUGE, ROOM, true },
-	{ "within-second-huge-page", true, RW_HUGE + 7 * PAGE + 1024, 3 * PAGE + 512, true },
-	{ "last-sector-of-huge-page", true, HUGE_ROOM - 512, 512, true },
+	{ "all", false, 0, 0, SMALL },
+	{ "second-page", true, PAGE, 2 * PAGE, SMALL },
+	{ "before-second-page", true, PAGE - 512, PAGE, SMALL },
+	{ "within", true, 5 * PAGE + 1024, 3 * PAGE + 512, SMALL },
+	{ "last-sector", true, ROOM - 512, 512, SMALL },
+	{ "before-second-huge-page", true, RW_HUGE - 512, PAGE, HUGE },
+	{ "second-huge-page", true, RW_HUGE, ROOM, HUGE },
+	{ "within-second-huge-page", true, RW_HUGE + 7 * PAGE + 1024, 3 * PAGE + 512, HUGE },
+	{ "last-sector-of-huge-page", true, HUGE_ROOM - 512, 512, HUGE },
 };
 
 static const struct rw_ring_kind kind = { .name = "" };
@@ -116,6 +116,7 @@ static bool is_part(const struct iovec *part, const struct iovec *registered)
 static void run(const void *const *at)
 {
 	const struct base *b = at[0];
+	const size_t sector = rw_sector_size();
 	const struct iovec memory = { b->huge ? rw_huge_pages(-1, 2) : rw_map(-1, 0, ROOM),
 				      b->huge ? HUGE_ROOM : ROOM };
 	const struct iovec registered = { (char *)memory.iov_base + b->base,
@@ -129,7 +130,9 @@ static void run(const void *const *at)
 		const struct iovec *from = p->pages ? &memory : &registered;
 		struct iovec part = { (char *)from->iov_base + p->off, p->len };
 
-		if ((!p->pages || p->huge == b->huge) && is_part(&part, &registered))
+		if (!part.iov_len)
+			part.iov_len = registered.iov_len / sector * sector;
+		if (p->memory != (b->huge ? SMALL : HUGE) && is_part(&part, &registered))
 			one(ring, f, &memory, &part);
 	}
 	memset(memory.iov_base, 0x55, memory.iov_len);

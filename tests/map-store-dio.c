@@ -29,13 +29,7 @@ static const struct before {
 	{ "read", false, false },
 };
 
-static void change(struct rw_file *f, int mode, struct rw_change c)
-{
-	rw_supported("fallocate", fallocate(f->fd, mode, c.off, c.len));
-	rw_then(f, c);
-}
-
-/* What is written is read by the next steps: nothing is in flight then. */
+/* It has ended when this returns. */
 static void write_it(struct rw_file *f, off_t off, off_t len)
 {
 	struct rw_ring *ring = rw_ring(&rw_ring_kinds[0], 1);
@@ -45,27 +39,6 @@ static void write_it(struct rw_file *f, off_t off, off_t len)
 	rw_reap(ring);
 	rw_then(f, (struct rw_change){ RW_KEEP });
 	rw_ring_close(ring);
-}
-
-static void punch(struct rw_file *f, off_t off, off_t len)
-{
-	change(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-	       (struct rw_change){ RW_ZERO, off, len });
-}
-
-static void zero(struct rw_file *f, off_t off, off_t len)
-{
-	change(f, FALLOC_FL_ZERO_RANGE, (struct rw_change){ RW_ZERO, off, len });
-}
-
-static void collapse(struct rw_file *f, off_t off, off_t len)
-{
-	change(f, FALLOC_FL_COLLAPSE_RANGE, (struct rw_change){ RW_COLLAPSE, off, len });
-}
-
-static void insert(struct rw_file *f, off_t off, off_t len)
-{
-	change(f, FALLOC_FL_INSERT_RANGE, (struct rw_change){ RW_INSERT, off, len });
 }
 
 static void shrink_and_grow(struct rw_file *f, off_t off, off_t len)
@@ -100,11 +73,18 @@ static void clone_from(struct rw_file *f, off_t off, off_t len)
 
 static const struct op {
 	const char *name;
-	void (*call)(struct rw_file *f, off_t off, off_t len);
+	void (*call)(struct rw_file *f, off_t off, off_t len); /* NULL: fallocate(2) */
+	int mode;
+	enum rw_change_kind kind;
 } ops[] = {
-	{ "direct-write", write_it },	{ "punch-hole", punch },      { "zero-range", zero },
-	{ "collapse-range", collapse }, { "insert-range", insert },   { "shrink", shrink_and_grow },
-	{ "clone-to", clone_to },	{ "clone-from", clone_from },
+	{ "direct-write", write_it },
+	{ "punch-hole", NULL, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, RW_ZERO },
+	{ "zero-range", NULL, FALLOC_FL_ZERO_RANGE, RW_ZERO },
+	{ "collapse-range", NULL, FALLOC_FL_COLLAPSE_RANGE, RW_COLLAPSE },
+	{ "insert-range", NULL, FALLOC_FL_INSERT_RANGE, RW_INSERT },
+	{ "shrink", shrink_and_grow },
+	{ "clone-to", clone_to },
+	{ "clone-from", clone_from },
 };
 
 static void store(struct rw_file *f, char *map, off_t off, off_t len)
@@ -125,7 +105,12 @@ static void step(const struct before *before, const struct op *op, off_t off, of
 		store(f, map, AT, LEN);
 	if (before->written_back)
 		rw_ok(msync(map, SIZE, MS_SYNC));
-	op->call(f, off, len);
+	if (op->call) {
+		op->call(f, off, len);
+	} else {
+		rw_supported("fallocate", fallocate(f->fd, op->mode, off, len));
+		rw_then(f, (struct rw_change){ op->kind, off, len });
+	}
 	store(f, map, off, len);
 	rw_check(f, "read through a mapping", map, 0, SIZE - len); /* as short as it may be now */
 	rw_ok(msync(map, SIZE, MS_SYNC));

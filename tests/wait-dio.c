@@ -135,14 +135,13 @@ static void queue_never(struct rw_ring *ring, int fd)
 	rw_submit_queued(ring, 0);
 }
 
-static const struct __kernel_timespec hour = { .tv_sec = 3600 };
-
 /* It ends when N requests have, and not by its time (io_uring_prep_timeout(3)). */
 static void queue_timeout(struct rw_ring *ring)
 {
+	struct __kernel_timespec hour = { .tv_sec = 3600 };
 	struct io_uring_sqe sqe = { 0 };
 
-	io_uring_prep_timeout(&sqe, (struct __kernel_timespec *)&hour, N, 0);
+	io_uring_prep_timeout(&sqe, &hour, N, 0);
 	rw_queue(ring, &sqe,
 		 &(struct rw_op){ "timeout for all writes", .must_wait = rw_has_gate() });
 	rw_submit_queued(ring, 0);
@@ -151,12 +150,13 @@ static void queue_timeout(struct rw_ring *ring)
 /* Nothing else of the ring may end meanwhile. */
 static void cancel_timeout(struct io_uring *ring, int i)
 {
+	struct __kernel_timespec hour = { .tv_sec = 3600 };
 	struct io_uring_sync_cancel_reg reg = { .addr = ~0ull, .timeout = { -1, -1 } };
 	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
 	struct io_uring_cqe *cqe;
 	int ret;
 
-	io_uring_prep_timeout(sqe, (struct __kernel_timespec *)&hour, 0, 0);
+	io_uring_prep_timeout(sqe, &hour, 0, 0);
 	sqe->user_data = reg.addr;
 	rw_ok(io_uring_submit(ring) == 1 ? 0 : -1);
 	ret = io_uring_register_sync_cancel(ring, &reg);
